@@ -1,0 +1,177 @@
+"""Artifacts: named, typed, content-addressed values in the object store (or inline when small)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from nats.errors import Error as NatsError
+from nats.js.client import JetStreamContext
+from nats.js.errors import BucketNotFoundError, NotFoundError, ObjectNotFoundError
+from nats.js.object_store import ObjectStore
+
+from goalwright_shared import subjects
+from goalwright_shared.errors import ArtifactUnavailable, TopologyMissing
+from goalwright_shared.messages import INLINE_BYTES, ArtifactRef, ArtifactType
+
+MEDIA_TYPES = {
+    ArtifactType.TEXT: "text/plain",
+    ArtifactType.JSON: "application/json",
+    ArtifactType.TABLE: "text/csv",
+    ArtifactType.DATASET: "application/x-tar",
+    ArtifactType.DATABASE: "application/vnd.sqlite3",
+    ArtifactType.FILE: "application/octet-stream",
+    ArtifactType.FOLDER: "application/x-tar",
+}
+
+
+_GET_SECONDS = 30.0
+_GET_BYTES_PER_SECOND = 1_000_000
+"""A get whose chunks never come would wait for ever: it fails after 30 s plus a second per megabyte."""
+
+
+class Artifacts(Protocol):
+    """The port: the object store in production, memory in unit tests."""
+
+    async def put_bytes(
+        self, name: str, type: ArtifactType, data: bytes, media_type: str | None = None
+    ) -> ArtifactRef:
+        """Store `data`; raises `ArtifactUnavailable`."""
+
+    async def put_file(
+        self, name: str, type: ArtifactType, path: Path, media_type: str | None = None
+    ) -> ArtifactRef:
+        """Store a file of any size, streamed; raises `ArtifactUnavailable`."""
+
+    async def get_bytes(self, ref: ArtifactRef) -> bytes:
+        """The whole content; raises `ArtifactUnavailable`."""
+
+    async def fetch(self, ref: ArtifactRef, path: Path) -> None:
+        """Write the content to `path`, streamed; raises `ArtifactUnavailable`."""
+
+
+def inline_ref(name: str, type: ArtifactType, data: bytes, media_type: str | None) -> ArtifactRef | None:
+    """An inline reference when `data` is small UTF-8 text without NUL (Postgres refuses it), else None."""
+    if len(data) > INLINE_BYTES or b"\0" in data:
+        return None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    return ArtifactRef(
+        name=name,
+        type=type,
+        media_type=media_type or MEDIA_TYPES[type],
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        inline=text,
+    )
+
+
+class ObjectArtifacts:
+    """Artifacts in the JetStream object store. An object is named by the hex SHA-256 of its content and put
+    only if absent (putting under an existing name makes a concurrent get hang)."""
+
+    def __init__(self, js: JetStreamContext) -> None:
+        self._js = js
+        self._store: ObjectStore | None = None
+        self._putting: dict[str, asyncio.Lock] = {}
+
+    async def _bucket(self) -> ObjectStore:
+        if self._store is None:
+            try:
+                self._store = await self._js.object_store(subjects.ARTIFACTS)
+            except (BucketNotFoundError, NotFoundError) as error:
+                raise TopologyMissing(
+                    "no_bucket",
+                    f"the object store bucket {subjects.ARTIFACTS} does not exist",
+                    hint="goalwright topology apply",
+                ) from error
+        return self._store
+
+    async def put_bytes(
+        self, name: str, type: ArtifactType, data: bytes, media_type: str | None = None
+    ) -> ArtifactRef:
+        """Store `data`, inline when it is small text."""
+        small = inline_ref(name, type, data, media_type)
+        if small is not None:
+            return small
+        digest = hashlib.sha256(data).hexdigest()
+        await self._put_object(digest, io.BytesIO(data))
+        return self._ref(name, type, media_type, len(data), digest)
+
+    async def put_file(
+        self, name: str, type: ArtifactType, path: Path, media_type: str | None = None
+    ) -> ArtifactRef:
+        """Store a file, hashed and then streamed."""
+        size = (await asyncio.to_thread(path.stat)).st_size
+        if size <= INLINE_BYTES:
+            return await self.put_bytes(name, type, await asyncio.to_thread(path.read_bytes), media_type)
+        digest = await asyncio.to_thread(_sha256_of_file, path)
+        with path.open("rb") as file:
+            await self._put_object(digest, file)
+        return self._ref(name, type, media_type, size, digest)
+
+    async def get_bytes(self, ref: ArtifactRef) -> bytes:
+        """The whole content, checked against its hash."""
+        if ref.inline is not None:
+            return ref.inline.encode()
+        buffer = io.BytesIO()
+        await self._get_object(ref, buffer)
+        return buffer.getvalue()
+
+    async def fetch(self, ref: ArtifactRef, path: Path) -> None:
+        """Write the content to `path`, streamed, checked against its hash."""
+        if ref.inline is not None:
+            await asyncio.to_thread(path.write_bytes, ref.inline.encode())
+            return
+        with path.open("wb") as file:
+            await self._get_object(ref, file)
+
+    @staticmethod
+    def _ref(name: str, type: ArtifactType, media_type: str | None, size: int, digest: str) -> ArtifactRef:
+        return ArtifactRef(
+            name=name,
+            type=type,
+            media_type=media_type or MEDIA_TYPES[type],
+            size=size,
+            sha256=digest,
+            object=digest,
+        )
+
+    async def _put_object(self, digest: str, data: BinaryIO) -> None:
+        bucket = await self._bucket()
+        async with self._putting.setdefault(digest, asyncio.Lock()):
+            try:
+                await bucket.get_info(digest)
+            except (ObjectNotFoundError, NotFoundError):
+                try:
+                    await bucket.put(digest, data)  # type: ignore[arg-type]  # any readable stream is taken
+                except NatsError as error:
+                    raise ArtifactUnavailable(
+                        "artifact_not_stored",
+                        f"artifact {digest[:12]} could not be stored: {error}",
+                        hint="is the disk of NATS full? see `df` and the limits of stream OBJ_ARTIFACTS",
+                    ) from error
+        self._putting.pop(digest, None)
+
+    async def _get_object(self, ref: ArtifactRef, target: BinaryIO) -> None:
+        bucket = await self._bucket()
+        assert ref.object is not None
+        try:
+            async with asyncio.timeout(_GET_SECONDS + ref.size / _GET_BYTES_PER_SECOND):
+                await bucket.get(ref.object, writeinto=target)  # type: ignore[arg-type]  # any writable stream
+        except (NatsError, NotFoundError, TimeoutError) as error:
+            raise ArtifactUnavailable(
+                "artifact_missing",
+                f"artifact {ref.name} ({ref.object[:12]}) could not be read: {error or type(error).__name__}",
+                hint="was it put into bucket ARTIFACTS under its hex SHA-256, and is it within retention?",
+            ) from error
+
+
+def _sha256_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

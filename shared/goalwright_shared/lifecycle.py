@@ -1,0 +1,67 @@
+"""One lifecycle for every part of every service, and one signal handler per process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class Part(Protocol):
+    """Something that runs: `start()` returns when it is ready, `stop()` is idempotent and finishes."""
+
+    async def start(self) -> None:
+        """Become ready."""
+
+    async def stop(self) -> None:
+        """Finish or hand back what is in flight, then release everything."""
+
+
+class Stopper:
+    """Asks the process to end: by a signal, or by a part that cannot go on (`fatal`)."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self.reason: str | None = None
+        self.failed = False
+
+    def ask(self, reason: str, *, failed: bool = False) -> None:
+        """End the process in an orderly way; the first reason counts."""
+        if self.reason is None:
+            self.reason, self.failed = reason, failed
+        self._asked.set()
+
+    def fatal(self, reason: str) -> None:
+        """End the process with exit code 1: its supervisor starts a new one."""
+        self.ask(reason, failed=True)
+
+    async def wait(self) -> None:
+        """Return when somebody has asked."""
+        await self._asked.wait()
+
+
+async def run(parts: Sequence[Part], stopper: Stopper) -> int:
+    """Start `parts` in order, wait for SIGINT, SIGTERM or the stopper, stop them in reverse order.
+
+    Returns the process's exit code. A part that fails to start stops those before it and raises.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopper.ask, signal.Signals(number).name)
+    started: list[Part] = []
+    try:
+        for part in parts:
+            await part.start()
+            started.append(part)
+        log.info("ready")
+        await stopper.wait()
+        log.info("stopping", reason=stopper.reason)
+    finally:
+        for part in reversed(started):
+            await part.stop()
+    return 1 if stopper.failed else 0

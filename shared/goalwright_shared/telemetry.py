@@ -1,0 +1,99 @@
+"""Logs (structlog: JSON off a terminal; goal, task and epoch as fields) and redaction of secrets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+
+import structlog
+
+_SECRET_NAME = re.compile(r"(api[-_]?key|token|secret|password|passwd|authorization|credential)", re.I)
+_NOT_SECRET_NAME = re.compile(
+    r"^(max_)?tokens?(_in|_out|_cached|_per_minute)?$|^max_(input|output)_tokens$", re.I
+)
+_PATTERNS = (
+    re.compile(r"\bsk-[A-Za-z0-9_\-]{8,}"),
+    re.compile(r"\bBearer\s+[A-Za-z0-9._\-+/=]{8,}", re.I),
+    re.compile(r"\b(?:ghp|gho|ghs|github_pat|xox[abpr]|AKIA|AIza)[A-Za-z0-9_\-]{10,}"),
+    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),  # user:password in a URL
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S),
+)
+MASK = "[redacted]"
+_known: set[str] = set()
+
+
+def remember_secrets(values: Iterable[str | None]) -> None:
+    """Values of this process that must never appear in logs, prompts, events or artifacts of calls."""
+    _known.update(value for value in values if value and len(value) >= 6)
+
+
+def redact(text: str) -> str:
+    """`text` with known secrets and everything shaped like one masked."""
+    for secret in _known:
+        text = text.replace(secret, MASK)
+    for pattern in _PATTERNS:
+        text = pattern.sub(MASK, text)
+    return text
+
+
+def redact_value(value: Any) -> Any:
+    """The same for nested JSON; values of fields that are named like secrets are masked whole."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {k: MASK if _is_secret_name(k) and v else redact_value(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_value(item) for item in value]
+    return value
+
+
+def _is_secret_name(name: object) -> bool:
+    return isinstance(name, str) and bool(_SECRET_NAME.search(name)) and not _NOT_SECRET_NAME.match(name)
+
+
+def _redact_event(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    redacted: Mapping[str, Any] = redact_value(event)
+    return redacted
+
+
+def configure_logging(service: str, *, level: str = "info", format: str = "auto") -> None:
+    """Once per process. Logs go to stderr; libraries' records take the same road."""
+    text = format == "text" or (format == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        _redact_event,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"))
+        if text
+        else structlog.processors.JSONRenderer()
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("nats", "faststream", "httpx", "uvicorn.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())

@@ -1,0 +1,189 @@
+"""Streams, durable consumers and the artifact bucket: what they must be, `apply` and `verify`.
+
+`goalwright topology apply` (and the scheduler, when a lane is added to a running system) applies; services
+only verify, and say clearly what is missing or differs.
+"""
+
+from __future__ import annotations
+
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.client import JetStreamContext
+from nats.js.errors import BucketNotFoundError, NotFoundError
+
+from goalwright_shared import subjects
+from goalwright_shared.errors import TopologyMissing
+
+_DAY = 86_400.0
+MAX_SLOTS = 8_192
+"""Waiting pulls and unacked messages a lane's consumer takes, over all its performers."""
+
+
+def streams(
+    *, events_days: float = 7, events_bytes: int = 4 << 30, dead_days: float = 30
+) -> list[StreamConfig]:
+    """The streams. Only NATS holds a submitted goal, so GOALS is a synced file stream; Postgres can rebuild
+    WORK, so it is memory; OUTCOMES and EVENTS are files."""
+    return [
+        StreamConfig(
+            name=subjects.GOALS,
+            subjects=[subjects.GOALS_SUBMIT, f"{subjects.GOALS_SUBMIT}.*"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            duplicate_window=120,
+        ),
+        StreamConfig(
+            name=subjects.WORK,
+            subjects=["work.>"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.MEMORY,
+            duplicate_window=120,
+        ),
+        StreamConfig(
+            name=subjects.OUTCOMES,
+            subjects=["outcomes.>"],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            duplicate_window=120,
+        ),
+        StreamConfig(
+            name=subjects.EVENTS,
+            subjects=[subjects.EVENTS_ALL],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            max_age=events_days * _DAY,
+            max_bytes=events_bytes,
+            discard=DiscardPolicy.OLD,
+            duplicate_window=120,
+            allow_direct=True,
+        ),
+        StreamConfig(
+            name=subjects.DEAD,
+            subjects=["dead.>"],
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            max_age=dead_days * _DAY,
+            max_bytes=1 << 30,
+        ),
+        StreamConfig(
+            name=subjects.ADVISORIES,
+            subjects=[
+                "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>",
+                "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>",
+            ],
+            retention=RetentionPolicy.WORK_QUEUE,
+            storage=StorageType.FILE,
+            max_age=dead_days * _DAY,
+        ),
+    ]
+
+
+def scheduler_consumers() -> list[tuple[str, ConsumerConfig]]:
+    """The scheduler's durable consumers as (stream, config)."""
+    return [
+        (stream, ConsumerConfig(durable_name=durable, ack_policy=AckPolicy.EXPLICIT, ack_wait=30,
+                                max_deliver=deliver, max_ack_pending=10_000))
+        for stream, durable, deliver in (
+            (subjects.GOALS, subjects.DURABLE_GOALS, 20),
+            (subjects.OUTCOMES, subjects.DURABLE_OUTCOMES, -1),
+            (subjects.ADVISORIES, subjects.DURABLE_ADVISORIES, 20),
+        )
+    ]  # fmt: skip
+
+
+def lane_consumer(lane: str) -> ConsumerConfig:
+    """The durable pull consumer of a lane: performers pull one message at a time from it."""
+    return ConsumerConfig(
+        durable_name=subjects.work_durable(lane),
+        filter_subject=subjects.work(lane),
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=30,
+        max_deliver=-1,
+        max_ack_pending=MAX_SLOTS,
+        max_waiting=MAX_SLOTS,
+    )
+
+
+async def apply(js: JetStreamContext, lanes: list[str]) -> list[str]:
+    """Create or update everything; idempotent. Returns what was created or changed, for people."""
+    changed = []
+    for config in streams():
+        assert config.name is not None
+        try:
+            have = (await js.stream_info(config.name)).config
+        except NotFoundError:
+            await js.add_stream(config)
+            changed.append(f"stream {config.name} created")
+        else:
+            if _stream_drift(have, config):
+                await js.update_stream(config)
+                changed.append(f"stream {config.name} updated")
+    try:
+        await js.object_store(subjects.ARTIFACTS)
+    except (BucketNotFoundError, NotFoundError):
+        await js.create_object_store(subjects.ARTIFACTS)
+        changed.append(f"bucket {subjects.ARTIFACTS} created")
+    wanted = scheduler_consumers() + [(subjects.WORK, lane_consumer(lane)) for lane in lanes]
+    for stream, consumer in wanted:
+        if await apply_consumer(js, stream, consumer):
+            changed.append(f"consumer {consumer.durable_name} applied")
+    return changed
+
+
+async def apply_consumer(js: JetStreamContext, stream: str, config: ConsumerConfig) -> bool:
+    """Create or update one durable; True when something changed."""
+    assert config.durable_name is not None
+    try:
+        have = (await js.consumer_info(stream, config.durable_name)).config
+    except NotFoundError:
+        await js.add_consumer(stream, config)
+        return True
+    if _consumer_drift(have, config):
+        await js.add_consumer(stream, config)
+        return True
+    return False
+
+
+async def verify_durable(js: JetStreamContext, stream: str, config: ConsumerConfig) -> None:
+    """Raise `TopologyMissing` when a durable is absent or differs from `config`."""
+    fix = "goalwright topology apply"
+    assert config.durable_name is not None
+    try:
+        have = (await js.consumer_info(stream, config.durable_name)).config
+    except NotFoundError as error:
+        raise TopologyMissing(
+            "no_consumer", f"consumer {config.durable_name} of stream {stream} does not exist", hint=fix
+        ) from error
+    drift = _consumer_drift(have, config)
+    if drift:
+        raise TopologyMissing(
+            "consumer_differs", f"consumer {config.durable_name} of {stream} differs: {drift}", hint=fix
+        )
+
+
+def _stream_drift(have: StreamConfig, want: StreamConfig) -> str:
+    fields = ("subjects", "retention", "storage", "max_age", "max_bytes")
+    defaults = {"max_age": 0, "max_bytes": -1}
+    return _drift(have, want, fields, defaults)
+
+
+def _consumer_drift(have: ConsumerConfig, want: ConsumerConfig) -> str:
+    fields = ("filter_subject", "ack_wait", "max_deliver", "max_ack_pending", "max_waiting")
+    return _drift(have, want, fields, {"max_waiting": have.max_waiting})
+
+
+def _drift(have: object, want: object, fields: tuple[str, ...], defaults: dict[str, object]) -> str:
+    found = []
+    for field in fields:
+        wanted, present = getattr(want, field), getattr(have, field)
+        wanted = defaults.get(field) if wanted is None else wanted
+        present = defaults.get(field) if present is None else present
+        if (wanted or None) != (present or None):
+            found.append(f"{field} is {present!r}, wanted {wanted!r}")
+    return "; ".join(found)

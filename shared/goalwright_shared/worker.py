@@ -1,0 +1,291 @@
+"""The worker loop: pulls `Work` from lanes, performs it, publishes the `Outcome`, acks. The only one.
+
+Slots of one pull each (a slot's waiting pull is the credit the scheduler dispatches against), `alive` and
+progress acks while a task runs, cancel, redelivery, drain and hand-back. A performer is a function
+`Work → Outcome` on top of it and keeps nothing between two messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js.client import JetStreamContext
+
+from goalwright_shared import subjects, topology
+from goalwright_shared.artifacts import Artifacts
+from goalwright_shared.broker import Query
+from goalwright_shared.errors import GoalwrightError
+from goalwright_shared.messages import (
+    BODY_BYTES,
+    Alive,
+    ArtifactType,
+    BadMessage,
+    BodyRef,
+    Failed,
+    Outcome,
+    TaskError,
+    Throttled,
+    Work,
+    parse_strict,
+    read_json,
+)
+from goalwright_shared.telemetry import redact
+
+log = structlog.get_logger(__name__)
+
+_PULL_SECONDS = 30.0
+
+
+class Attempt:
+    """What a performer may use during one try."""
+
+    def __init__(self, work: Work, client: Client, artifacts: Artifacts, query: Query) -> None:
+        self.work = work
+        self.artifacts = artifacts
+        self.query = query
+        self._client = client
+        self._logs = subjects.logs(work.owner, work.goal_id, work.task_id)
+
+    async def log(self, line: str) -> None:
+        """Publish a line of live output on `logs.…`; never waits for a reader."""
+        with contextlib.suppress(NatsError):
+            await self._client.publish(self._logs, redact(line).encode())
+
+
+Perform = Callable[[Work, Attempt], Awaitable[Outcome]]
+
+
+class Worker:
+    """A part: `slots` concurrent tries over each of `lanes`.
+
+    An exception out of `perform` becomes a retryable `failed{internal_error}`; a cancelled task ends
+    without an outcome. `stop()` lets running tries finish for `drain_seconds`, then hands them back.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Callable[[], Client],
+        artifacts: Artifacts,
+        query: Query,
+        lanes: Sequence[str],
+        slots: int,
+        perform: Perform,
+        name: str,
+        drain_seconds: float = 25.0,
+    ) -> None:
+        self._connect, self._artifacts, self._query = client, artifacts, query
+        self._lanes, self._slots_per_lane, self._perform = tuple(lanes), slots, perform
+        self._name, self._drain_seconds = name, drain_seconds
+        self._draining = asyncio.Event()
+        self._running: dict[str, tuple[Work, asyncio.Task[Outcome]]] = {}
+        self._cancelled: set[str] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._cancel_subscription: Any = None
+
+    async def start(self) -> None:
+        """Verify the lanes' consumers (raises `TopologyMissing`) and begin to pull."""
+        self._client = self._connect()
+        self._js: JetStreamContext = self._client.jetstream(timeout=10)
+        for lane in self._lanes:
+            await topology.verify_durable(self._js, subjects.WORK, topology.lane_consumer(lane))
+        self._cancel_subscription = await self._client.subscribe(subjects.CANCEL_ALL, cb=self._on_cancel)
+        for lane in self._lanes:
+            for slot in range(self._slots_per_lane):
+                self._loops.append(asyncio.create_task(self._slot(lane), name=f"slot-{lane}-{slot}"))
+        log.info("worker started", lanes=self._lanes, slots=self._slots_per_lane)
+
+    async def stop(self) -> None:
+        """Take no more work, finish or hand back what is in flight. Idempotent."""
+        if self._draining.is_set():
+            return
+        self._draining.set()
+        running = [task for _, task in self._running.values()]
+        if running:
+            await asyncio.wait(running, timeout=self._drain_seconds)
+        for _, task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        if self._cancel_subscription is not None:
+            with contextlib.suppress(NatsError):
+                await self._cancel_subscription.unsubscribe()
+
+    @property
+    def busy(self) -> int:
+        """Tries running now."""
+        return len(self._running)
+
+    async def _slot(self, lane: str) -> None:
+        pull = await self._js.pull_subscribe_bind(
+            durable=subjects.work_durable(lane), stream=subjects.WORK,
+            inbox_prefix=self._client._inbox_prefix + b".",
+        )  # fmt: skip
+        try:
+            while not self._draining.is_set():
+                message = await self._next(pull)
+                if message is not None:
+                    await self._take(lane, message)
+        finally:
+            with contextlib.suppress(NatsError):
+                await pull.unsubscribe()
+
+    async def _next(self, pull: JetStreamContext.PullSubscription) -> Msg | None:
+        """The next message of a lane; None when there is none yet or we are draining."""
+        fetch = asyncio.create_task(pull.fetch(1, timeout=_PULL_SECONDS))
+        draining = asyncio.create_task(self._draining.wait())
+        await asyncio.wait({fetch, draining}, return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
+        if not fetch.done():
+            fetch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await fetch
+            return None
+        try:
+            return fetch.result()[0]
+        except (NatsTimeout, TimeoutError):
+            return None
+        except NatsError as error:  # reconnecting: wait a little, so that the loop does not spin
+            log.warning("pull failed", error=str(error) or type(error).__name__)
+            await asyncio.sleep(0.5)
+            return None
+
+    async def _take(self, lane: str, message: Msg) -> None:
+        """One message from delivery to ack; the ack comes last."""
+        try:
+            work = parse_strict(Work, await self._body(message.data))
+        except (BadMessage, GoalwrightError) as error:
+            log.error("work is unreadable", lane=lane, error=str(error))
+            await message.term()
+            return
+        with structlog.contextvars.bound_contextvars(
+            goal=work.goal_id, task=work.task_id, epoch=work.epoch, lane=lane
+        ):
+            if self._draining.is_set():
+                outcome: Outcome | None = self._handed_back(work)
+            elif message.metadata.num_delivered is not None and message.metadata.num_delivered > 1:
+                outcome = _failed(
+                    work, "redelivered", "the message was delivered before; nothing was performed"
+                )
+            else:
+                outcome = await self._try(work, message)
+            if outcome is not None:
+                await self._publish(lane, outcome.model_copy(update={"worker": self._name}))
+            await self._ack(message)
+
+    async def _try(self, work: Work, message: Msg) -> Outcome | None:
+        attempt = Attempt(work, self._client, self._artifacts, self._query)
+        task = asyncio.create_task(self._performed(work, attempt))
+        self._running[work.task_id] = (work, task)
+        presence = asyncio.create_task(self._keep_alive(work, message))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if work.task_id in self._cancelled:
+                self._cancelled.discard(work.task_id)
+                return None  # the scheduler has already ended this epoch
+            return self._handed_back(work)
+        finally:
+            presence.cancel()
+            self._running.pop(work.task_id, None)
+
+    async def _performed(self, work: Work, attempt: Attempt) -> Outcome:
+        try:
+            return await self._perform(work, attempt)
+        except GoalwrightError as error:
+            log.warning("failed", code=error.code, error=str(error))
+            return _failed(work, error.code, str(error), retryable=True)
+        except Exception as error:
+            log.exception("performer failed")
+            return _failed(work, "internal_error", f"{type(error).__name__}: {error}", retryable=True)
+
+    async def _keep_alive(self, work: Work, message: Msg) -> None:
+        """Announce the task at once, then every third of its lease; extend the delivery beside it."""
+        announcement = Alive(
+            worker=self._name, slots=self._slots_per_lane, tasks=[(work.task_id, work.epoch)]
+        ).to_json()
+        pause = max(0.2, min(work.lease_seconds, 30.0) / 3)
+        while True:
+            with contextlib.suppress(NatsError):
+                await self._client.publish(subjects.alive(work.lane), announcement)
+                await message.in_progress()
+            await asyncio.sleep(pause)
+
+    async def _publish(self, lane: str, outcome: Outcome) -> None:
+        """Publish and wait for the stream's confirmation, for as long as it takes."""
+        payload = await self._outgoing(outcome)
+        headers = {"Nats-Msg-Id": f"{outcome.task_id}:{outcome.epoch}", "schema": "outcome/1"}
+        pause = 0.2
+        while True:
+            try:
+                await self._js.publish(subjects.outcomes(lane), payload, headers=headers, timeout=10)
+                return
+            except (NatsError, TimeoutError) as error:
+                log.warning("outcome not confirmed, trying again", error=str(error) or type(error).__name__)
+                if self._client.is_closed:
+                    return
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    async def _ack(self, message: Msg) -> None:
+        with contextlib.suppress(NatsError):  # a lost ack is a redelivery, which the epoch fences
+            await message.ack()
+
+    def _handed_back(self, work: Work) -> Outcome:
+        return Throttled(
+            goal_id=work.goal_id,
+            task_id=work.task_id,
+            epoch=work.epoch,
+            reason="handed back: performer stops",
+        )
+
+    def _on_cancel(self, message: Msg) -> Awaitable[None]:
+        return self._cancel(message.subject.rsplit(".", 1)[-1])
+
+    async def _cancel(self, task_id: str) -> None:
+        running = self._running.get(task_id)
+        if running is not None:
+            self._cancelled.add(task_id)
+            running[1].cancel()
+
+    async def _body(self, payload: bytes) -> bytes:
+        if b'"body_ref"' not in payload[:64]:
+            return payload
+        return await self._artifacts.get_bytes(parse_strict(BodyRef, payload).body_ref)
+
+    async def _outgoing(self, outcome: Outcome) -> bytes:
+        payload = outcome.to_json()
+        return await pack(payload, self._artifacts)
+
+
+async def pack(payload: bytes, artifacts: Artifacts) -> bytes:
+    """`payload`, or a `body_ref` to it when it is over 512 KiB."""
+    if len(payload) <= BODY_BYTES:
+        return payload
+    return BodyRef(body_ref=await artifacts.put_bytes("body", ArtifactType.JSON, payload)).to_json()
+
+
+async def unpack(payload: bytes, artifacts: Artifacts) -> bytes:
+    """The whole message behind a `body_ref`, or `payload` itself. Raises BadMessage, ArtifactUnavailable."""
+    if len(payload) > 4096 or b'"body_ref"' not in payload:
+        return payload
+    data = read_json(payload)
+    if not (isinstance(data, dict) and set(data) == {"body_ref"}):
+        return payload
+    return await artifacts.get_bytes(parse_strict(BodyRef, payload).body_ref)
+
+
+def _failed(work: Work, code: str, message: str, *, retryable: bool = False) -> Failed:
+    return Failed(
+        goal_id=work.goal_id,
+        task_id=work.task_id,
+        epoch=work.epoch,
+        error=TaskError(code=code, message=redact(message), retryable=retryable),
+    )
