@@ -6,6 +6,8 @@ only verify, and say clearly what is missing or differs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -178,7 +180,7 @@ def _consumer_drift(have: ConsumerConfig, want: ConsumerConfig) -> str:
     return _drift(have, want, fields, {"max_waiting": have.max_waiting})
 
 
-def _drift(have: object, want: object, fields: tuple[str, ...], defaults: dict[str, object]) -> str:
+def _drift(have: object, want: object, fields: tuple[str, ...], defaults: Mapping[str, object]) -> str:
     found = []
     for field in fields:
         wanted, present = getattr(want, field), getattr(have, field)

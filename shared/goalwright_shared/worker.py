@@ -126,7 +126,7 @@ class Worker:
     async def _slot(self, lane: str) -> None:
         pull = await self._js.pull_subscribe_bind(
             durable=subjects.work_durable(lane), stream=subjects.WORK,
-            inbox_prefix=self._client._inbox_prefix + b".",
+            inbox_prefix=bytes(self._client._inbox_prefix) + b".",
         )  # fmt: skip
         try:
             while not self._draining.is_set():
@@ -160,7 +160,7 @@ class Worker:
     async def _take(self, lane: str, message: Msg) -> None:
         """One message from delivery to ack; the ack comes last."""
         try:
-            work = parse_strict(Work, await self._body(message.data))
+            work = parse_strict(Work, await unpack(message.data, self._artifacts))
         except (BadMessage, GoalwrightError) as error:
             log.error("work is unreadable", lane=lane, error=str(error))
             await message.term()
@@ -220,7 +220,7 @@ class Worker:
 
     async def _publish(self, lane: str, outcome: Outcome) -> None:
         """Publish and wait for the stream's confirmation, for as long as it takes."""
-        payload = await self._outgoing(outcome)
+        payload = await pack(outcome.to_json(), self._artifacts)
         headers = {"Nats-Msg-Id": f"{outcome.task_id}:{outcome.epoch}", "schema": "outcome/1"}
         pause = 0.2
         while True:
@@ -254,15 +254,6 @@ class Worker:
         if running is not None:
             self._cancelled.add(task_id)
             running[1].cancel()
-
-    async def _body(self, payload: bytes) -> bytes:
-        if b'"body_ref"' not in payload[:64]:
-            return payload
-        return await self._artifacts.get_bytes(parse_strict(BodyRef, payload).body_ref)
-
-    async def _outgoing(self, outcome: Outcome) -> bytes:
-        payload = outcome.to_json()
-        return await pack(payload, self._artifacts)
 
 
 async def pack(payload: bytes, artifacts: Artifacts) -> bytes:
