@@ -1,8 +1,8 @@
 """The embedded nats-server: its configuration, its two users, start and stop.
 
-`service` may do everything. `client` has the rights of a client and of a custom performer: publish goals, ask,
-steer, follow events, take and answer work of custom lanes, put and get artifacts; it cannot take the work of a
-built-in lane, answer for one, publish events, or change a stream.
+`service` may do everything. `client` has the rights of a client and of a custom performer: publish goals,
+ask, steer, follow events, take and answer work of custom lanes, put and get artifacts; it cannot take the work
+of a built-in lane, answer for one, publish events, or change a stream.
 
 `python -m goalwright_cli.embedded_nats` prints the configuration for deployments (`deploy/nats/nats.conf`).
 """

