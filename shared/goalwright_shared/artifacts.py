@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -75,15 +76,16 @@ class ObjectArtifacts:
     """Artifacts in the JetStream object store. An object is named by the hex SHA-256 of its content and put
     only if absent (putting under an existing name makes a concurrent get hang)."""
 
-    def __init__(self, js: JetStreamContext) -> None:
-        self._js = js
+    def __init__(self, js: JetStreamContext | Callable[[], JetStreamContext]) -> None:
+        self._js = js  # a callable where parts are wired before the connection is there
         self._store: ObjectStore | None = None
         self._putting: dict[str, asyncio.Lock] = {}
 
     async def _bucket(self) -> ObjectStore:
         if self._store is None:
             try:
-                self._store = await self._js.object_store(subjects.ARTIFACTS)
+                js = self._js() if callable(self._js) else self._js
+                self._store = await js.object_store(subjects.ARTIFACTS)
             except (BucketNotFoundError, NotFoundError) as error:
                 raise TopologyMissing(
                     "no_bucket",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,7 +15,8 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError, NoServersError
 
-from goalwright_shared.errors import Unreachable
+from goalwright_shared import subjects
+from goalwright_shared.errors import Refused, Unreachable
 from goalwright_shared.lifecycle import Stopper
 from goalwright_shared.settings import ServiceSettings
 from goalwright_shared.telemetry import redact
@@ -106,3 +108,16 @@ async def ask(client: Client, subject: str, body: bytes, *, timeout_seconds: flo
         how = "listens on" if isinstance(error, NoRespondersError) else "answered in time on"
         raise Unreachable("no_answer", f"nobody {how} {subject}", hint="is a scheduler running?") from error
     return answer.data
+
+
+def queries(client: Callable[[], Client]) -> Query:
+    """A `Query` over NATS; raises `Unreachable`, or `Refused` when the scheduler says no."""
+
+    async def query(what: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        payload = json.dumps(dict(body)).encode()
+        answer: dict[str, Any] = json.loads(await ask(client(), subjects.query(what), payload))
+        if (error := answer.get("error")) and isinstance(error, dict):
+            raise Refused(str(error.get("code")), str(error.get("message")), hint=error.get("hint"))
+        return answer
+
+    return query
