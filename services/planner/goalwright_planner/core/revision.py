@@ -1,0 +1,249 @@
+"""A replan: the model's answer → operations against the graph as it stands, or what is wrong with it.
+
+Finished work stays. What is dropped must leave nobody without an input and the goal with its deliverables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from goalwright_shared import graph
+from goalwright_shared.messages import AddTask, DropTask, Operation, OutputSpec, TaskSpec, ValueTask
+
+from goalwright_planner.core import mend, names
+from goalwright_planner.core.answers import Draft, RevisionAnswer, Unreadable, read_revision
+from goalwright_planner.core.compiler import DEFAULT_LIMITS, Limits, Rejected, told
+
+_BROKEN = frozenset({"dead", "cancelled", "skipped"})
+_WAITING = frozenset({"blocked", "ready", "retry_wait"})
+_FINISHED = "succeeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A task of the generation that is being revised, as it stands."""
+
+    key: str
+    state: str
+    lane: str = mend.GENERALIST
+    title: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """The generation, what its tasks see from above, and what they owe."""
+
+    tasks: tuple[Standing, ...]
+    inputs: tuple[str, ...]
+    exports: tuple[str, ...]
+    lanes: tuple[str, ...]  # not empty
+    limits: Limits = DEFAULT_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """Operations that compile; none when the plan is to stay as it is."""
+
+    operations: list[Operation]
+    summary: str
+    warnings: list[str]
+
+
+def read_situation(
+    rows: Sequence[Mapping[str, Any]],
+    target_task_id: str,
+    generation: int,
+    *,
+    lanes: tuple[str, ...],
+    limits: Limits,
+    exports: Sequence[str] = (),
+) -> Situation | None:
+    """The generation of the target in the rows of `query.graph`; None when it is not there.
+
+    `exports` counts when the target declares no outputs (a goal whose plan named the deliverables).
+    """
+    by_id = {str(row["task_id"]): row for row in rows}
+    target = by_id.get(target_task_id)
+    members = [
+        row
+        for row in rows
+        if _id(row.get("parent")) == target_task_id and row.get("generation") == generation
+    ]
+    if target is None or not members:
+        return None
+    return Situation(
+        tasks=tuple(_standing(row, by_id) for row in members),
+        inputs=tuple(_names(target.get("inputs"))),
+        exports=tuple(_names(target.get("outputs")) or exports),
+        lanes=lanes,
+        limits=limits,
+    )
+
+
+def compile_revision(answer: object, now: Situation) -> Revision | Rejected:
+    """What `answer` changes, or what is wrong with it."""
+    try:
+        revision = read_revision(answer)
+    except Unreadable as error:
+        return Rejected((f"unreadable: {error}",))
+    warnings: list[str] = []
+    drops, errors = _drops(revision, now, warnings)
+    drafts, meant = _drafts(revision, now, drops, warnings)
+    drops |= _replaced(now, drops, drafts, warnings)
+    left = [task for task in now.tasks if task.key not in drops]
+    live = [task for task in left if task.state not in _BROKEN]
+    mend.settle_inputs(drafts, {*now.inputs, *_made(live)}, meant, warnings)
+    mend.settle_after(drafts, [task.key for task in live], meant, warnings)
+    drafts = _serving(drafts, live, now.exports, warnings)
+    added = [mend.to_spec(draft) for draft in drafts]
+    errors += _problems(live, added, now)
+    if errors:
+        return Rejected(told(errors))
+    operations: list[Operation] = [DropTask(key=key, reason=reason) for key, reason in drops.items()]
+    operations += [AddTask(task=spec) for spec in added]
+    operations += _values(revision, left, warnings)
+    return Revision(operations, revision.summary or revision.reason or "the plan was revised", warnings)
+
+
+def _drops(revision: RevisionAnswer, now: Situation, warn: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Keys to drop with their reasons, and what cannot be dropped."""
+    standing = {task.key: task for task in now.tasks}
+    drops: dict[str, str] = {}
+    errors: list[str] = []
+    for written, reason in revision.drop:
+        key = names.match(written, standing)
+        if key is None:
+            near = graph.near_names(written, standing)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            errors.append(f"unknown_key: there is no task {written} to drop{hint}")
+        elif standing[key].state == _FINISHED:
+            errors.append(
+                f"finished: task {key} has succeeded and stays; to replace what it made, add a task with "
+                "a new output name and replace the tasks that consume it"
+            )
+        else:
+            if key != written:
+                warn.append(f"drop {written} was read as {key}")
+            drops[key] = reason or revision.reason
+    return drops, errors
+
+
+def _drafts(
+    revision: RevisionAnswer, now: Situation, drops: Mapping[str, str], warn: list[str]
+) -> tuple[list[Draft], dict[str, list[str]]]:
+    """The added tasks with keys, lanes and output names of their own."""
+    replaced = [task.key for task in now.tasks if task.key in drops]
+    drafts, meant, _ = mend.settle_keys(revision.add, [task.key for task in now.tasks], [])
+    warn.extend(f"the new {key} is called {meant[key][0]}" for key in replaced if key in meant)
+    mend.settle_lanes(drafts, now.lanes, warn)
+    mend.settle_outputs(drafts)
+    made = {out.name for draft in drafts for out in draft.outputs}
+    lost = [name for task in now.tasks if task.key in drops for name in task.outputs if name not in made]
+    for name in lost:  # a replacement that spelt the output otherwise
+        meaning = names.match(name, made - set(now.exports) - {n for task in now.tasks for n in task.outputs})
+        if meaning:
+            mend.rename_artifact(drafts, meaning, name)
+            warn.append(f"the output {meaning} was read as {name}, which was dropped")
+    return drafts, meant
+
+
+def _replaced(
+    now: Situation, drops: Mapping[str, str], drafts: Sequence[Draft], warn: list[str]
+) -> dict[str, str]:
+    """Broken tasks whose outputs an added task makes: they are dropped with it."""
+    made = {out.name for draft in drafts for out in draft.outputs}
+    found = {
+        task.key: f"it is {task.state} and was replaced"
+        for task in now.tasks
+        if task.state in _BROKEN and task.key not in drops and made.intersection(task.outputs)
+    }
+    warn.extend(f"task {key} is dropped: {reason}" for key, reason in found.items())
+    return found
+
+
+def _serving(
+    drafts: list[Draft], live: Sequence[Standing], exports: Sequence[str], warn: list[str]
+) -> list[Draft]:
+    """Added tasks without those that serve neither a deliverable nor a task that still waits."""
+    if not exports:
+        return drafts
+    wanted = {*exports, *(name for task in live if task.state in _WAITING for name in task.inputs)}
+    makers = {out.name: draft.key for draft in drafts for out in draft.outputs}
+    needs = {
+        draft.key: [makers[name] for name in draft.inputs if name in makers] + draft.after for draft in drafts
+    }
+    start = {makers[name] for name in wanted if name in makers}
+    serving = start | graph.ancestors(needs, start)
+    warn.extend(f"the new task {d.key} serves nobody; left out" for d in drafts if d.key not in serving)
+    return [draft for draft in drafts if draft.key in serving]
+
+
+def _problems(live: Sequence[Standing], added: Sequence[TaskSpec], now: Situation) -> list[str]:
+    """What keeps the graph after the revision from being one."""
+    after = [_as_spec(task) for task in live] + list(added)
+    if not after:
+        return ["empty_plan: nothing would be left to do"]
+    before = _made([task for task in now.tasks if task.state not in _BROKEN])
+    made = _made(live) | {out.name for spec in added for out in spec.outputs}
+    owed = [name for name in now.exports if name in before or name in made]
+    errors = [f"{p.code}: {p.message}" for p in graph.problems(after, now.inputs, owed)]
+    if len(added) > now.limits.max_tasks:
+        errors.append(f"too_many_tasks: {len(added)} new tasks, at most {now.limits.max_tasks} are allowed")
+    return errors
+
+
+def _as_spec(task: Standing) -> TaskSpec:
+    """A standing task for the graph compiler; what has begun has its inputs already."""
+    waits = task.state in _WAITING
+    return TaskSpec(
+        key=task.key,
+        lane=task.lane,
+        inputs=list(task.inputs) if waits else [],
+        outputs=[OutputSpec(name=name) for name in task.outputs],
+    )
+
+
+def _values(revision: RevisionAnswer, left: Sequence[Standing], warn: list[str]) -> list[Operation]:
+    open_keys = [task.key for task in left if task.state != _FINISHED and task.state not in _BROKEN]
+    found: dict[str, Operation] = {}
+    for written, value in revision.values:
+        key = names.match(written, open_keys)
+        if key is None:
+            warn.append(f"the value of {written} was not set: no such open task")
+        else:
+            found[key] = ValueTask(key=key, value=min(max(value, 0.0), 100.0))
+    return list(found.values())
+
+
+def _made(tasks: Sequence[Standing]) -> set[str]:
+    return {name for task in tasks for name in task.outputs}
+
+
+def _standing(row: Mapping[str, Any], by_id: Mapping[str, Mapping[str, Any]]) -> Standing:
+    inputs = _names(row.get("inputs"))
+    needed = [by_id[_id(need)] for need in row.get("needs") or () if _id(need) in by_id]
+    return Standing(
+        key=str(row["key"]),
+        state=str(row["state"]),
+        lane=str(row.get("lane") or mend.GENERALIST),
+        title=str(row.get("title") or ""),
+        inputs=tuple(inputs),
+        outputs=tuple(_names(row.get("outputs"))),
+        after=tuple(str(n["key"]) for n in needed if not set(_names(n.get("outputs"))) & set(inputs)),
+        summary=str(row.get("summary") or ""),
+    )
+
+
+def _names(value: Any) -> list[str]:
+    """Names in a row, which lists them bare, as objects or as keys."""
+    return [str(item["name"]) if isinstance(item, Mapping) else str(item) for item in value or ()]
+
+
+def _id(value: Any) -> str:
+    return "" if value is None else str(value)
