@@ -1,8 +1,8 @@
 """The embedded nats-server: its configuration, its two users, start and stop.
 
 `service` may do everything. `client` has the rights of a client and of a custom performer: publish goals,
-ask, steer, follow events, take and answer work of custom lanes, put and get artifacts; it cannot take the work
-of a built-in lane, answer for one, publish events, or change a stream.
+ask, steer, follow events, take and answer work of custom lanes, put and get artifacts; it cannot take the
+work of a built-in lane, answer for one, publish events, or change a stream.
 
 `python -m goalwright_cli.embedded_nats` prints the configuration for deployments (`deploy/nats/nats.conf`).
 """
@@ -43,6 +43,8 @@ class Credentials:
 
 class EmbeddedNats:
     """nats-server on loopback with its store in `home/nats`; the passwords stay the same over restarts."""
+
+    name = "nats-server"
 
     def __init__(self, home: Path, *, port: int = 0, lanes: Sequence[str] = BUILT_IN_LANES) -> None:
         self._folder = home.absolute() / "nats"

@@ -33,6 +33,8 @@ _MAX_SOCKET_PATH = 100
 class EmbeddedPostgres:
     """A server with its data in `home/postgres`; fsync and synchronous_commit are on, as by default."""
 
+    name = "postgres"
+
     def __init__(self, home: Path, *, options: tuple[str, ...] = ()) -> None:
         self._home = home.absolute()
         self._data = self._home / "postgres"

@@ -86,7 +86,7 @@ async def ended(process: subprocess.Popen[bytes], timeout_seconds: float) -> boo
     while process.poll() is None:
         if time.monotonic() >= deadline:
             return False
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
     return True
 
 

@@ -1,7 +1,7 @@
 """`$GOALWRIGHT_HOME/run.json`: how every command, tool and test finds the running system.
 
-The supervisor holds a lock on `supervisor.lock` as long as it lives, so a file that it left behind (killed) is
-told from a live one without trusting process ids. The file carries credentials: only we can read it.
+The supervisor holds a lock on `supervisor.lock` as long as it lives, so a file that it left behind (killed)
+is told from a live one without trusting process ids. The file carries credentials: only we can read it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from goalwright_shared.errors import Unreachable
 from pydantic import BaseModel, ConfigDict
 
 from goalwright_cli.embedded_nats import load_credentials
-from goalwright_shared.errors import Unreachable
 
 
 class Run(BaseModel):

@@ -12,6 +12,7 @@ from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
     DiscardPolicy,
+    PersistMode,
     RetentionPolicy,
     StorageType,
     StreamConfig,
@@ -30,8 +31,9 @@ MAX_SLOTS = 8_192
 def streams(
     *, events_days: float = 7, events_bytes: int = 4 << 30, dead_days: float = 30
 ) -> list[StreamConfig]:
-    """The streams. Only NATS holds a submitted goal, so GOALS is a synced file stream; Postgres can rebuild
-    WORK, so it is memory; OUTCOMES and EVENTS are files."""
+    """The streams. Only NATS holds a submitted goal, so GOALS is a file stream that is synced before the ack
+    (where the server's `sync_interval` is `always`); Postgres can rebuild WORK, so it is memory, and stands
+    behind the other files, so they need not wait for the disk (`persist_mode` async)."""
     return [
         StreamConfig(
             name=subjects.GOALS,
@@ -52,6 +54,7 @@ def streams(
             subjects=["outcomes.>"],
             retention=RetentionPolicy.WORK_QUEUE,
             storage=StorageType.FILE,
+            persist_mode=PersistMode.ASYNC,
             duplicate_window=120,
         ),
         StreamConfig(
@@ -59,6 +62,7 @@ def streams(
             subjects=[subjects.EVENTS_ALL],
             retention=RetentionPolicy.LIMITS,
             storage=StorageType.FILE,
+            persist_mode=PersistMode.ASYNC,
             max_age=events_days * _DAY,
             max_bytes=events_bytes,
             discard=DiscardPolicy.OLD,
@@ -70,6 +74,7 @@ def streams(
             subjects=["dead.>"],
             retention=RetentionPolicy.LIMITS,
             storage=StorageType.FILE,
+            persist_mode=PersistMode.ASYNC,
             max_age=dead_days * _DAY,
             max_bytes=1 << 30,
         ),
@@ -97,6 +102,18 @@ def scheduler_consumers() -> list[tuple[str, ConsumerConfig]]:
             (subjects.ADVISORIES, subjects.DURABLE_ADVISORIES, 20),
         )
     ]  # fmt: skip
+
+
+def reflector_consumers() -> list[tuple[str, ConsumerConfig]]:
+    """The reflectors' durable on the event stream, shared by all of them, as (stream, config)."""
+    config = ConsumerConfig(
+        durable_name=subjects.DURABLE_REFLECTOR,
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=30,
+        max_deliver=20,
+        max_ack_pending=4_096,
+    )
+    return [(subjects.EVENTS, config)]
 
 
 def lane_consumer(lane: str) -> ConsumerConfig:
@@ -131,7 +148,7 @@ async def apply(js: JetStreamContext, lanes: list[str]) -> list[str]:
     except (BucketNotFoundError, NotFoundError):
         await js.create_object_store(subjects.ARTIFACTS)
         changed.append(f"bucket {subjects.ARTIFACTS} created")
-    wanted = scheduler_consumers() + [(subjects.WORK, lane_consumer(lane)) for lane in lanes]
+    wanted = scheduler_consumers() + reflector_consumers() + [(subjects.WORK, lane_consumer(lane)) for lane in lanes]
     for stream, consumer in wanted:
         if await apply_consumer(js, stream, consumer):
             changed.append(f"consumer {consumer.durable_name} applied")
@@ -167,6 +184,29 @@ async def verify_durable(js: JetStreamContext, stream: str, config: ConsumerConf
         raise TopologyMissing(
             "consumer_differs", f"consumer {config.durable_name} of {stream} differs: {drift}", hint=fix
         )
+
+
+async def differences(js: JetStreamContext, lanes: list[str]) -> list[str]:
+    """What is missing or differs from what `apply` makes, for people; changes nothing."""
+    found = []
+    for config in streams():
+        assert config.name is not None
+        try:
+            drift = _stream_drift((await js.stream_info(config.name)).config, config)
+        except NotFoundError:
+            drift = "does not exist"
+        if drift:
+            found.append(f"stream {config.name}: {drift}")
+    try:
+        await js.object_store(subjects.ARTIFACTS)
+    except (BucketNotFoundError, NotFoundError):
+        found.append(f"bucket {subjects.ARTIFACTS}: does not exist")
+    for stream, consumer in scheduler_consumers() + [(subjects.WORK, lane_consumer(lane)) for lane in lanes]:
+        try:
+            await verify_durable(js, stream, consumer)
+        except TopologyMissing as error:
+            found.append(error.message)
+    return found
 
 
 def _stream_drift(have: StreamConfig, want: StreamConfig) -> str:

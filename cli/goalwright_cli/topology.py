@@ -1,0 +1,193 @@
+"""`goalwright topology`, and what the supervisor prepares before any service starts: the composition of all
+services' lanes with the streams, the consumers and the lane table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import nats
+import typer
+from goalwright_shared import topology as shape
+from goalwright_shared.errors import Unreachable
+from goalwright_shared.messages import Lane, PoolLimit
+from goalwright_shared.settings import ServiceSettings
+from goalwright_shared.telemetry import redact
+from nats.errors import Error as NatsError
+from nats.js.client import JetStreamContext
+
+from goalwright_cli import runfile
+from goalwright_cli.settings import SystemSettings
+
+app = typer.Typer(no_args_is_help=True, help="Apply, show or verify streams and consumers.")
+
+_LANE_OWNERS = ("planner", "scheduler", "agent", "executor", "reflector")
+
+Json = Annotated[bool, typer.Option("--json", help="machine-readable")]
+
+
+def service_settings(service: str) -> ServiceSettings:
+    """A service's settings, as it would read them here."""
+    module = importlib.import_module(f"goalwright_{service}.settings")
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value)
+        and issubclass(value, ServiceSettings)
+        and value.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{module.__name__} has {len(found)} settings classes"
+    return found[0]()
+
+
+def collect_lanes() -> list[Lane]:
+    """The lane rows of all services, from their settings and role files."""
+    lanes: list[Lane] = []
+    for service in _LANE_OWNERS:
+        module = importlib.import_module(f"goalwright_{service}.settings")
+        lanes += module.lanes(service_settings(service))
+    return lanes
+
+
+def collect_pools(lanes: list[Lane]) -> list[PoolLimit]:
+    """The provider limits of the lanes' pools: one pair of settings for all of them."""
+    agent = service_settings("agent")
+    limits = {name: getattr(agent, name, None) for name in ("requests_per_minute", "tokens_per_minute")}
+    return [PoolLimit(pool=pool, **limits) for pool in sorted({lane.pool for lane in lanes if lane.pool})]
+
+
+async def prepare(nats_url: str, postgres_dsn: str) -> list[str]:
+    """Migrate, then apply: all that services expect to find. Idempotent; returns what changed."""
+    from goalwright_scheduler import migrations
+
+    await migrations.migrate(postgres_dsn)
+    return await apply_all(nats_url, postgres_dsn)
+
+
+async def apply_all(nats_url: str, postgres_dsn: str) -> list[str]:
+    """Fill the lane table, create or update streams, bucket and consumers; returns what changed.
+
+    The consumers of lanes that users added are made too: they are rows of the same table.
+    """
+    from goalwright_scheduler.lanes import load_lanes, store_lanes
+
+    lanes = collect_lanes()
+    await store_lanes(postgres_dsn, lanes, collect_pools(lanes))
+    known = await load_lanes(postgres_dsn)
+    async with jetstream(nats_url) as js:
+        return await shape.apply(js, [lane.name for lane in known])
+
+
+@contextlib.asynccontextmanager
+async def jetstream(url: str) -> AsyncIterator[JetStreamContext]:
+    """A connection for one command; raises `Unreachable` with the fix."""
+    try:
+        client = await nats.connect(
+            url, name="goalwright-operator", connect_timeout=3, allow_reconnect=False,
+            max_reconnect_attempts=1, error_cb=_quiet,
+        )  # fmt: skip
+    except (NatsError, OSError, TimeoutError) as error:
+        raise Unreachable(
+            "nats_unreachable",
+            f"no NATS server answers at {redact(url)} ({error or 'timed out'})",
+            hint="start one with `goalwright up`, or set GOALWRIGHT_NATS_URL",
+        ) from error
+    try:
+        yield client.jetstream()
+    finally:
+        await client.close()
+
+
+async def _quiet(_: Exception) -> None:
+    """nats-py prints errors of the background otherwise; the call itself raises."""
+
+
+def database(settings: SystemSettings) -> str:
+    """The address of Postgres: given, or that of the system that runs here."""
+    run = runfile.read(settings.home)
+    dsn = settings.postgres_dsn or (run.postgres_dsn if run else None)
+    if not dsn:
+        raise Unreachable(
+            "postgres_unreachable",
+            f"no system runs in {settings.home}, and no database is given",
+            hint="start one with `goalwright up`, or set GOALWRIGHT_POSTGRES_DSN",
+        )
+    return dsn
+
+
+@app.command()
+def apply(as_json: Json = False) -> None:
+    """Create or update streams, consumers and the lane table. Idempotent."""
+    settings = SystemSettings()
+    url = runfile.operator_url(settings.home, settings.nats_url)
+    changed = asyncio.run(apply_all(url, database(settings)))
+    if as_json:
+        print(json.dumps({"changed": changed}))
+    else:
+        print("\n".join(changed) or "nothing to change")
+
+
+@app.command()
+def show(as_json: Json = False) -> None:
+    """List streams and consumers with what waits in them."""
+    settings = SystemSettings()
+    rows = asyncio.run(_rows(runfile.operator_url(settings.home, settings.nats_url)))
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(
+            f"{row['stream']:<12} {row['messages']:>8} messages  {row['bytes']:>12} bytes  {row['storage']}"
+        )
+        for consumer in row["consumers"]:
+            print(
+                f"  {consumer['name']:<24} {consumer['pending']:>8} pending  "
+                f"{consumer['unacked']:>6} unacked  {consumer['waiting']:>6} waiting pulls"
+            )
+
+
+async def _rows(url: str) -> list[dict[str, Any]]:
+    async with jetstream(url) as js:
+        return [
+            {
+                "stream": stream.config.name,
+                "subjects": stream.config.subjects,
+                "storage": stream.config.storage,
+                "messages": stream.state.messages,
+                "bytes": stream.state.bytes,
+                "consumers": [
+                    {
+                        "name": consumer.name,
+                        "filter": consumer.config.filter_subject,
+                        "pending": consumer.num_pending,
+                        "unacked": consumer.num_ack_pending,
+                        "waiting": consumer.num_waiting,
+                    }
+                    for consumer in await js.consumers_info(str(stream.config.name))
+                ],
+            }
+            for stream in await js.streams_info()
+        ]
+
+
+@app.command()
+def verify(as_json: Json = False) -> None:
+    """Say what is missing or differs; exit code 1 when something does."""
+    settings = SystemSettings()
+    found = asyncio.run(_differences(runfile.operator_url(settings.home, settings.nats_url)))
+    if as_json:
+        print(json.dumps({"differences": found}))
+    else:
+        print("\n".join(found) or "streams and consumers are as they should be")
+    if found:
+        raise typer.Exit(1)
+
+
+async def _differences(url: str) -> list[str]:
+    async with jetstream(url) as js:
+        return await shape.differences(js, [lane.name for lane in collect_lanes()])
