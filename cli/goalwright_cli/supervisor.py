@@ -450,8 +450,8 @@ class RunningSystem:
 async def running_system(
     settings: SystemSettings | None = None, *, on_step: Step | None = None
 ) -> AsyncIterator[RunningSystem]:
-    """Use the system at GOALWRIGHT_NATS_URL or the one that runs in the home; else start one for ourselves, as
-    a process of its own, and stop it afterwards."""
+    """Use the system at GOALWRIGHT_NATS_URL or the one that runs in the home; else start one for ourselves,
+    as a process of its own, and stop it afterwards."""
     settings = settings or SystemSettings()
     if settings.nats_url:
         yield RunningSystem(settings.nats_url)

@@ -148,8 +148,7 @@ async def apply(js: JetStreamContext, lanes: list[str]) -> list[str]:
     except (BucketNotFoundError, NotFoundError):
         await js.create_object_store(subjects.ARTIFACTS)
         changed.append(f"bucket {subjects.ARTIFACTS} created")
-    wanted = scheduler_consumers() + reflector_consumers() + [(subjects.WORK, lane_consumer(lane)) for lane in lanes]
-    for stream, consumer in wanted:
+    for stream, consumer in _consumers(lanes):
         if await apply_consumer(js, stream, consumer):
             changed.append(f"consumer {consumer.durable_name} applied")
     return changed
@@ -201,12 +200,17 @@ async def differences(js: JetStreamContext, lanes: list[str]) -> list[str]:
         await js.object_store(subjects.ARTIFACTS)
     except (BucketNotFoundError, NotFoundError):
         found.append(f"bucket {subjects.ARTIFACTS}: does not exist")
-    for stream, consumer in scheduler_consumers() + [(subjects.WORK, lane_consumer(lane)) for lane in lanes]:
+    for stream, consumer in _consumers(lanes):
         try:
             await verify_durable(js, stream, consumer)
         except TopologyMissing as error:
             found.append(error.message)
     return found
+
+
+def _consumers(lanes: list[str]) -> list[tuple[str, ConsumerConfig]]:
+    of_lanes = [(subjects.WORK, lane_consumer(lane)) for lane in lanes]
+    return scheduler_consumers() + reflector_consumers() + of_lanes
 
 
 def _stream_drift(have: StreamConfig, want: StreamConfig) -> str:
