@@ -21,6 +21,7 @@ QUERIES = ("goal", "goals", "graph", "task", "why", "workers", "inbox", "ledger"
 DURABLE_GOALS = "scheduler-goals"
 DURABLE_OUTCOMES = "scheduler-outcomes"
 DURABLE_ADVISORIES = "scheduler-advisories"
+DURABLE_REFLECTOR = "reflector-events"
 
 
 def _owned(base: str, owner: str | None) -> str:
