@@ -14,10 +14,9 @@ from goalwright_shared.messages import AddTask, DropTask, Operation, OutputSpec,
 
 from goalwright_planner.core import mend, names
 from goalwright_planner.core.answers import Draft, RevisionAnswer, Unreadable, read_revision
-from goalwright_planner.core.compiler import DEFAULT_LIMITS, Limits, Rejected, told
+from goalwright_planner.core.compiler import DEFAULT_LIMITS, PLAN_LANE, Limits, Rejected, told
 
 _BROKEN = frozenset({"dead", "cancelled", "skipped"})
-_WAITING = frozenset({"blocked", "ready", "retry_wait"})
 _FINISHED = "succeeded"
 
 
@@ -39,11 +38,12 @@ class Standing:
 class Situation:
     """The generation, what its tasks see from above, and what they owe."""
 
-    tasks: tuple[Standing, ...]
+    tasks: tuple[Standing, ...]  # without the replans beside them
     inputs: tuple[str, ...]
     exports: tuple[str, ...]
     lanes: tuple[str, ...]  # not empty
     limits: Limits = DEFAULT_LIMITS
+    reserved: tuple[str, ...] = ()  # keys of the replans
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +68,23 @@ def read_situation(
 
     `exports` counts when the target declares no outputs (a goal whose plan named the deliverables).
     """
-    by_id = {str(row["task_id"]): row for row in rows}
+    by_id = {_id(row["task_id"]): row for row in rows}
     target = by_id.get(target_task_id)
     members = [
         row
         for row in rows
         if _id(row.get("parent")) == target_task_id and row.get("generation") == generation
     ]
-    if target is None or not members:
+    planned = [row for row in members if row.get("lane") != PLAN_LANE or row.get("outputs")]
+    if target is None or not planned:
         return None
     return Situation(
-        tasks=tuple(_standing(row, by_id) for row in members),
+        tasks=tuple(_standing(row, by_id) for row in planned),
         inputs=tuple(_names(target.get("inputs"))),
         exports=tuple(_names(target.get("outputs")) or exports),
         lanes=lanes,
         limits=limits,
+        reserved=tuple(str(row["key"]) for row in members if row not in planned),
     )
 
 
@@ -94,15 +96,13 @@ def compile_revision(answer: object, now: Situation) -> Revision | Rejected:
         return Rejected((f"unreadable: {error}",))
     warnings: list[str] = []
     drops, errors = _drops(revision, now, warnings)
-    drafts, meant = _drafts(revision, now, drops, warnings)
-    drops |= _replaced(now, drops, drafts, warnings)
-    left = [task for task in now.tasks if task.key not in drops]
-    live = [task for task in left if task.state not in _BROKEN]
-    mend.settle_inputs(drafts, {*now.inputs, *_made(live)}, meant, warnings)
-    mend.settle_after(drafts, [task.key for task in live], meant, warnings)
-    drafts = _serving(drafts, live, now.exports, warnings)
+    left = [task for task in now.tasks if task.key not in drops and task.state not in _BROKEN]
+    drafts, meant = _drafts(revision, now, left, warnings)
+    mend.settle_inputs(drafts, {*now.inputs, *_made(left)}, meant, warnings)
+    mend.settle_after(drafts, [task.key for task in left], meant, warnings)
+    drafts = _serving(drafts, left, now.exports, warnings)
     added = [mend.to_spec(draft) for draft in drafts]
-    errors += _problems(live, added, now)
+    errors += _problems(left, added, now)
     if errors:
         return Rejected(told(errors))
     operations: list[Operation] = [DropTask(key=key, reason=reason) for key, reason in drops.items()]
@@ -112,7 +112,7 @@ def compile_revision(answer: object, now: Situation) -> Revision | Rejected:
 
 
 def _drops(revision: RevisionAnswer, now: Situation, warn: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Keys to drop with their reasons, and what cannot be dropped."""
+    """Open tasks to drop with the reasons, and what cannot be dropped. What is broken is out already."""
     standing = {task.key: task for task in now.tasks}
     drops: dict[str, str] = {}
     errors: list[str] = []
@@ -127,7 +127,7 @@ def _drops(revision: RevisionAnswer, now: Situation, warn: list[str]) -> tuple[d
                 f"finished: task {key} has succeeded and stays; to replace what it made, add a task with "
                 "a new output name and replace the tasks that consume it"
             )
-        else:
+        elif standing[key].state not in _BROKEN:
             if key != written:
                 warn.append(f"drop {written} was read as {key}")
             drops[key] = reason or revision.reason
@@ -135,45 +135,31 @@ def _drops(revision: RevisionAnswer, now: Situation, warn: list[str]) -> tuple[d
 
 
 def _drafts(
-    revision: RevisionAnswer, now: Situation, drops: Mapping[str, str], warn: list[str]
+    revision: RevisionAnswer, now: Situation, left: Sequence[Standing], warn: list[str]
 ) -> tuple[list[Draft], dict[str, list[str]]]:
     """The added tasks with keys, lanes and output names of their own."""
-    replaced = [task.key for task in now.tasks if task.key in drops]
-    drafts, meant, _ = mend.settle_keys(revision.add, [task.key for task in now.tasks], [])
-    warn.extend(f"the new {key} is called {meant[key][0]}" for key in replaced if key in meant)
+    used = [*(task.key for task in now.tasks), *now.reserved]
+    drafts, meant, _ = mend.settle_keys(revision.add, used, warn)
     mend.settle_lanes(drafts, now.lanes, warn)
     mend.settle_outputs(drafts)
-    made = {out.name for draft in drafts for out in draft.outputs}
-    lost = [name for task in now.tasks if task.key in drops for name in task.outputs if name not in made]
-    for name in lost:  # a replacement that spelt the output otherwise
-        meaning = names.match(name, made - set(now.exports) - {n for task in now.tasks for n in task.outputs})
+    standing = _made(left)
+    gone = dict.fromkeys(name for task in now.tasks for name in task.outputs if name not in standing)
+    for name in gone:  # a replacement may have spelt the output otherwise
+        made = {out.name for draft in drafts for out in draft.outputs}
+        meaning = None if name in made else names.match(name, made - gone.keys())
         if meaning:
             mend.rename_artifact(drafts, meaning, name)
-            warn.append(f"the output {meaning} was read as {name}, which was dropped")
+            warn.append(f"the output {meaning} was read as {name}, which nothing else makes")
     return drafts, meant
 
 
-def _replaced(
-    now: Situation, drops: Mapping[str, str], drafts: Sequence[Draft], warn: list[str]
-) -> dict[str, str]:
-    """Broken tasks whose outputs an added task makes: they are dropped with it."""
-    made = {out.name for draft in drafts for out in draft.outputs}
-    found = {
-        task.key: f"it is {task.state} and was replaced"
-        for task in now.tasks
-        if task.state in _BROKEN and task.key not in drops and made.intersection(task.outputs)
-    }
-    warn.extend(f"task {key} is dropped: {reason}" for key, reason in found.items())
-    return found
-
-
 def _serving(
-    drafts: list[Draft], live: Sequence[Standing], exports: Sequence[str], warn: list[str]
+    drafts: list[Draft], left: Sequence[Standing], exports: Sequence[str], warn: list[str]
 ) -> list[Draft]:
     """Added tasks without those that serve neither a deliverable nor a task that still waits."""
     if not exports:
         return drafts
-    wanted = {*exports, *(name for task in live if task.state in _WAITING for name in task.inputs)}
+    wanted = {*exports, *(name for task in left if task.state != _FINISHED for name in task.inputs)}
     makers = {out.name: draft.key for draft in drafts for out in draft.outputs}
     needs = {
         draft.key: [makers[name] for name in draft.inputs if name in makers] + draft.after for draft in drafts
@@ -184,33 +170,27 @@ def _serving(
     return [draft for draft in drafts if draft.key in serving]
 
 
-def _problems(live: Sequence[Standing], added: Sequence[TaskSpec], now: Situation) -> list[str]:
-    """What keeps the graph after the revision from being one."""
-    after = [_as_spec(task) for task in live] + list(added)
-    if not after:
-        return ["empty_plan: nothing would be left to do"]
-    before = _made([task for task in now.tasks if task.state not in _BROKEN])
-    made = _made(live) | {out.name for spec in added for out in spec.outputs}
-    owed = [name for name in now.exports if name in before or name in made]
-    errors = [f"{p.code}: {p.message}" for p in graph.problems(after, now.inputs, owed)]
+def _problems(left: Sequence[Standing], added: Sequence[TaskSpec], now: Situation) -> list[str]:
+    """What keeps the tasks that are left, with those added, from being a graph."""
+    after = [_as_spec(task) for task in left] + list(added)
+    errors = [f"{p.code}: {p.message}" for p in graph.problems(after, now.inputs, now.exports)]
     if len(added) > now.limits.max_tasks:
         errors.append(f"too_many_tasks: {len(added)} new tasks, at most {now.limits.max_tasks} are allowed")
     return errors
 
 
 def _as_spec(task: Standing) -> TaskSpec:
-    """A standing task for the graph compiler; what has begun has its inputs already."""
-    waits = task.state in _WAITING
     return TaskSpec(
         key=task.key,
         lane=task.lane,
-        inputs=list(task.inputs) if waits else [],
+        inputs=list(task.inputs),
         outputs=[OutputSpec(name=name) for name in task.outputs],
+        after=list(task.after),
     )
 
 
 def _values(revision: RevisionAnswer, left: Sequence[Standing], warn: list[str]) -> list[Operation]:
-    open_keys = [task.key for task in left if task.state != _FINISHED and task.state not in _BROKEN]
+    open_keys = [task.key for task in left if task.state != _FINISHED]
     found: dict[str, Operation] = {}
     for written, value in revision.values:
         key = names.match(written, open_keys)
