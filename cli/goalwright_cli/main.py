@@ -113,14 +113,33 @@ def main() -> None:
     try:
         build()(prog_name="goalwright")
     except Exception as error:
-        from goalwright_shared.errors import GoalwrightError, Unreachable
-
-        from goalwright_cli import exits
-
-        if not isinstance(error, GoalwrightError):
+        if (found := _explained(error)) is None:
             raise
-        print(f"goalwright: {error}", file=sys.stderr)
-        sys.exit(exits.UNREACHABLE if isinstance(error, Unreachable) else exits.of_error(error.code))
+        text, code = found
+        print(f"goalwright: {text}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _explained(error: Exception) -> tuple[str, int] | None:
+    """What to print and the exit code, for an error that a person can act on; else None."""
+    from goalwright_shared.errors import GoalwrightError, Unreachable
+    from pydantic import ValidationError
+
+    from goalwright_cli import exits
+
+    if isinstance(error, Unreachable):
+        return str(error), exits.UNREACHABLE
+    if isinstance(error, GoalwrightError):
+        return str(error), exits.of_error(error.code)
+    if isinstance(error, ValidationError) and error.title.endswith("Settings"):
+        wrong = "; ".join(f"{_variable(part['loc'])}: {part['msg']}" for part in error.errors())
+        return f"a setting is wrong. {wrong}. Fix: see `goalwright config show`", exits.USAGE
+    return None
+
+
+def _variable(path: tuple[int | str, ...]) -> str:
+    name = ".".join(map(str, path))
+    return name if name.isupper() else f"GOALWRIGHT_{name.upper()}"
 
 
 if __name__ == "__main__":

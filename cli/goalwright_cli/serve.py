@@ -15,16 +15,18 @@ from goalwright_cli.supervisor import SERVICES
 def serve(
     service: Annotated[str, typer.Argument(help=", ".join(SERVICES), show_default=False)],
     roles: Annotated[
-        str | None, typer.Option(help="agent: only these roles, comma-separated (GOALWRIGHT_ROLES)")
+        str | None, typer.Option(help="agent: only these roles, comma-separated (GOALWRIGHT_ROLES_SERVED)")
     ] = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="tasks at a time (GOALWRIGHT_SLOTS)")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="tasks at a time (GOALWRIGHT_<SERVICE>_SLOTS)")
+    ] = None,
 ) -> None:
     """Run one service until SIGINT or SIGTERM; it reads GOALWRIGHT_* from the environment."""
     if service not in SERVICES:
         raise typer.BadParameter(f"{service!r} is none of {', '.join(SERVICES)}", param_hint="SERVICE")
     if roles is not None:
-        os.environ["GOALWRIGHT_ROLES"] = roles
+        os.environ["GOALWRIGHT_ROLES_SERVED"] = roles
     if slots is not None:
-        os.environ["GOALWRIGHT_SLOTS"] = str(slots)
+        os.environ[f"GOALWRIGHT_{service.upper()}_SLOTS"] = str(slots)
     app = importlib.import_module(f"goalwright_{service}.app")
     raise typer.Exit(asyncio.run(app.serve()))

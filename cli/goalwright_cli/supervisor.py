@@ -45,13 +45,13 @@ _EVERYBODY = re.compile(
     r"^(PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|NO_COLOR|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|"
     r"VIRTUAL_ENV|XDG_\w+|PYTHON\w+|LD_LIBRARY_PATH|GOALWRIGHT_\w+)$"
 )
-_SECRET = re.compile(r"^GOALWRIGHT_(POSTGRES_DSN|\w*(API_?KEY|TOKEN|SECRET|PASSWORD)\w*)$")
+_PRIVATE_NAME = r"GOALWRIGHT_\w*(API_?KEY|TOKEN(?!S)|SECRET|PASSWORD)\w*"
+_SECRET = re.compile(rf"^(GOALWRIGHT_POSTGRES_DSN|{_PRIVATE_NAME})$")
 _ALSO = {
-    "agent": re.compile(r"^(OPENAI_\w+|GOALWRIGHT_\w*(API_?KEY|TOKEN|SECRET|PASSWORD)\w*|(?i:\w+_proxy))$"),
+    "agent": re.compile(rf"^(OPENAI_\w+|{_PRIVATE_NAME}|(?i:\w+_proxy))$"),
     "scheduler": re.compile(r"^GOALWRIGHT_POSTGRES_DSN$"),
     "executor": re.compile(r"^(DOCKER_\w+|KUBE\w+)$"),
 }
-_NOT_SECRET = re.compile(r"^GOALWRIGHT_TOKENS_PER_MINUTE$")
 
 
 class Child(Protocol):
@@ -324,8 +324,7 @@ def environment_of(service: str, env: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in env.items()
-        if (also and also.match(name))
-        or (_EVERYBODY.match(name) and (_NOT_SECRET.match(name) or not _SECRET.match(name)))
+        if (also and also.match(name)) or (_EVERYBODY.match(name) and not _SECRET.match(name))
     }
 
 

@@ -54,11 +54,11 @@ def collect_lanes() -> list[Lane]:
     return lanes
 
 
-def collect_pools(lanes: list[Lane]) -> list[PoolLimit]:
-    """The provider limits of the lanes' pools: one pair of settings for all of them."""
-    agent = service_settings("agent")
-    limits = {name: getattr(agent, name, None) for name in ("requests_per_minute", "tokens_per_minute")}
-    return [PoolLimit(pool=pool, **limits) for pool in sorted({lane.pool for lane in lanes if lane.pool})]
+def collect_pools() -> list[PoolLimit]:
+    """The provider's limits of the pools that the agent's lanes use."""
+    from goalwright_agent import settings
+
+    return settings.pools(settings.AgentSettings())
 
 
 async def prepare(nats_url: str, postgres_dsn: str) -> list[str]:
@@ -77,7 +77,7 @@ async def apply_all(nats_url: str, postgres_dsn: str) -> list[str]:
     from goalwright_scheduler.lanes import load_lanes, store_lanes
 
     lanes = collect_lanes()
-    await store_lanes(postgres_dsn, lanes, collect_pools(lanes))
+    await store_lanes(postgres_dsn, lanes, collect_pools())
     known = await load_lanes(postgres_dsn)
     async with jetstream(nats_url) as js:
         return await shape.apply(js, [lane.name for lane in known])
