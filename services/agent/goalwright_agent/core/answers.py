@@ -1,0 +1,80 @@
+"""The answer in a model's reply, as the model wrote it. Nothing is ever completed or guessed; whether it is
+acceptable is for the checks to say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from goalwright_shared.messages import ArtifactType, OutputSpec
+
+_FENCE = re.compile(r"```[A-Za-z0-9_-]*[ \t]*\n(.*?)\n?[ \t]*```", re.S)
+_WHOLE_FENCE = re.compile(r"\s*```[A-Za-z0-9_-]*[ \t]*\n(.*)\n[ \t]*```\s*", re.S)
+_SEARCHED = 20_000
+"""Characters of prose in which the start of a JSON value is looked for."""
+
+_DECODER = json.JSONDecoder()
+
+
+def extract_json(text: str, *, want_object: bool = False) -> str | None:
+    """The JSON text of a reply: the whole of it, a fenced block, or the first object or array inside prose.
+
+    None when there is no complete value (`want_object`: no object). Call it only for replies that ended by
+    themselves: a cut one must not be mended.
+    """
+    for candidate in _candidates(text.strip()):
+        try:
+            value, end = _DECODER.raw_decode(candidate)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) or not want_object:
+            return candidate[:end]
+    return None
+
+
+def _candidates(text: str) -> Iterator[str]:
+    if text[:1] in ("{", "["):
+        yield text
+    for match in _FENCE.finditer(text):
+        yield match[1].strip()
+    for match in re.finditer(r"[{\[]", text[:_SEARCHED]):
+        yield text[match.start() :]
+    if text[:1] not in ("{", "["):
+        yield text  # a bare string or number
+
+
+def unfenced(text: str) -> str:
+    """A text answer without the one code fence that some models put around all of it."""
+    match = _WHOLE_FENCE.fullmatch(text)
+    return match[1] if match and "```" not in match[1] else text
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A reply read as the value of an output; `fault` says why it cannot be one."""
+
+    text: str = ""
+    fault: str = ""
+
+
+def candidate(output: OutputSpec, content: str, *, want_object: bool = False) -> Candidate:
+    """The value that a reply gives for `output`, freed of fences and prose."""
+    if not content.strip():
+        return Candidate(fault="the answer was empty")
+    if output.type is ArtifactType.JSON:
+        found = extract_json(content, want_object=want_object)
+        if found is None:
+            what = "object" if want_object else "value"
+            return Candidate(fault=f"there is no complete JSON {what} in the answer")
+        return Candidate(text=found)
+    return Candidate(text=unfenced(content))
+
+
+def first_cap(grant: int, asked: int | None) -> int:
+    """The output cap of a first call: what was asked for, else half of what is held, so that an answer that
+    is cut can be asked for once more with a larger cap without spending more than the hold."""
+    if asked is not None and asked < grant:
+        return max(asked, 1)
+    return grant // 2 if grant >= 1024 else grant

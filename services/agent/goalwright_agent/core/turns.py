@@ -1,0 +1,391 @@
+"""A role task as a sequence of turns: what a reply asks for, and what the transcript becomes.
+
+The state between two turns is the continuation. Its transcript only ever grows at its end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from goalwright_shared import graph
+from goalwright_shared.messages import (
+    ArtifactRef,
+    ArtifactType,
+    ChildResult,
+    OutputSpec,
+    ProgramSpec,
+    QuestionSpec,
+    TaskSpec,
+    Work,
+)
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from goalwright_agent.core.dialect import Dialect
+from goalwright_agent.core.packing import clip
+from goalwright_agent.core.tools import (
+    Arguments,
+    Ask,
+    BadCall,
+    Finish,
+    ReadArtifact,
+    RequestApproval,
+    RunProgram,
+    read_call,
+)
+
+HOP_LIMIT = 2
+"""How often an asked role may ask on."""
+
+SUCCEEDED = "succeeded"
+
+SHOWN_OUTPUT = 6_000
+"""Characters of a program's stdout and stderr that a model sees (head and tail)."""
+
+MAX_CORRECTIONS = 2
+"""Corrections in a row before the try fails."""
+
+
+class Pending(BaseModel):
+    """A tool call that waits for a child."""
+
+    model_config = ConfigDict(frozen=True)
+
+    call_id: str
+    key: str
+    tool: str
+
+
+class State(BaseModel):
+    """What a task remembers between two turns."""
+
+    model_config = ConfigDict(frozen=True)
+
+    messages: list[dict[str, Any]] = []
+    pending: list[Pending] = []
+    artifacts: dict[str, ArtifactRef] = {}  # what programs have left, by name; the latest counts
+    programs: dict[str, str] = {}  # the calls whose programs left them, by artifact name
+    notes_seen: int = 0
+    corrections: int = 0  # in a row
+    whole_cap: bool = False  # the last answer was cut: ask with all that is held
+    dialect: Dialect = Dialect()
+
+    @property
+    def turns(self) -> int:
+        """Replies in the transcript."""
+        return sum(message["role"] == "assistant" for message in self.messages)
+
+    def said(self, *messages: Mapping[str, Any], **changes: Any) -> State:
+        """The state with `messages` at the end of the transcript."""
+        return self.model_copy(update={"messages": [*self.messages, *(dict(m) for m in messages)], **changes})
+
+
+@dataclass(frozen=True)
+class Call:
+    """One tool call of a reply: understood (`arguments`) or not (`fault` tells the model why)."""
+
+    call_id: str
+    name: str
+    arguments: Arguments | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a reply asks for."""
+
+    message: dict[str, Any]  # the assistant message as it enters the transcript
+    faults: tuple[Call, ...] = ()
+    reads: tuple[Call, ...] = ()
+    finish: Call | None = None
+    children: tuple[TaskSpec, ...] = ()
+    pending: tuple[Pending, ...] = ()
+
+
+def step_of(
+    content: str, tool_calls: Sequence[Mapping[str, Any]], work: Work, state: State, allowed: Sequence[str],
+    roles: Sequence[str],
+) -> Step:  # fmt: skip
+    """Read a reply with tool calls. Calls that mean nothing become faults, the others go on."""
+    raw = tool_calls or calls_in_text(content, allowed)
+    calls = [_read(f"call_{state.turns}_{at}", call, allowed) for at, call in enumerate(raw)]
+    message = _assistant(content, calls, raw)
+    wanting = [call for call in calls if _makes_child(call)]
+    specs, refused = _children(wanting, work, state, roles)
+    faults = [call for call in calls if call.fault] + refused
+    reads = tuple(call for call in calls if isinstance(call.arguments, ReadArtifact))
+    finishes = [call for call in calls if isinstance(call.arguments, Finish)]
+    if finishes and (specs or reads or faults or len(finishes) > 1):
+        early = "call finish alone, when the results of all other calls are known"
+        faults += [_fault(call, early) for call in finishes]
+        finishes = []
+    accepted = {call.call_id for call in wanting} - {call.call_id for call in refused}
+    return Step(
+        message=message,
+        faults=tuple(faults),
+        reads=reads,
+        finish=finishes[0] if finishes else None,
+        children=tuple(specs),
+        pending=tuple(
+            Pending(call_id=call.call_id, key=_key(call), tool=call.name)
+            for call in wanting
+            if call.call_id in accepted
+        ),
+    )
+
+
+def _makes_child(call: Call) -> bool:
+    return isinstance(call.arguments, RunProgram | Ask | RequestApproval)
+
+
+def _fault(call: Call, text: str) -> Call:
+    return Call(call.call_id, call.name, fault=text)
+
+
+def _read(call_id: str, raw: Mapping[str, Any], allowed: Sequence[str]) -> Call:
+    """One call, under an id of our own: servers repeat theirs, or leave them out."""
+    function = raw.get("function")
+    function = function if isinstance(function, Mapping) else {}
+    name = str(function.get("name") or "")
+    try:
+        return Call(call_id, name, read_call(name, function.get("arguments"), allowed))
+    except BadCall as bad:
+        return Call(call_id, name or "unknown", fault=str(bad))
+
+
+def _assistant(content: str, calls: Sequence[Call], raw: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The reply as later prompts repeat it; arguments that are not JSON would break some servers."""
+    repeated = [
+        {
+            "id": call.call_id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": _repeatable(original)},
+        }
+        for call, original in zip(calls, raw, strict=True)
+    ]
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    return {**message, "tool_calls": repeated} if repeated else message
+
+
+def _repeatable(raw: Mapping[str, Any]) -> str:
+    function = raw.get("function")
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(arguments, str):
+        return json.dumps(arguments or {}, ensure_ascii=False)
+    try:
+        value = json.loads(arguments or "{}", strict=False)
+    except ValueError:
+        value = {"not_json": arguments[:500]}
+    return json.dumps(value, ensure_ascii=False)
+
+
+def calls_in_text(content: str, allowed: Sequence[str]) -> list[dict[str, Any]]:
+    """A tool call that a model wrote as text: `{"name": …, "arguments": {…}}`, bare or in <tool_call>."""
+    text = content.strip().removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
+    if not text.startswith("{"):
+        return []
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(value, dict) or value.get("name") not in allowed:
+        return []
+    arguments = value.get("arguments", value.get("parameters"))
+    if not isinstance(arguments, dict):
+        return []
+    return [{"function": {"name": value["name"], "arguments": arguments}}]
+
+
+# --- children ------------------------------------------------------------------------------------------
+
+
+def _key(call: Call) -> str:
+    """Unique over all generations of a task, so that logs and outputs never mix."""
+    return f"{call.name.replace('_', '-')}-{call.call_id.removeprefix('call_').replace('_', '-')}"
+
+
+def _children(
+    calls: Sequence[Call], work: Work, state: State, roles: Sequence[str]
+) -> tuple[list[TaskSpec], list[Call]]:
+    """Child tasks for the calls, and the calls that cannot be: a generation must be a graph."""
+    built: dict[str, TaskSpec] = {}
+    refused: list[Call] = []
+    for call in calls:
+        try:
+            built[call.call_id] = _child(call, work, roles)
+        except BadCall as bad:
+            refused.append(_fault(call, str(bad)))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(step) for step in first["loc"])
+            refused.append(_fault(call, f"{where}: {first['msg']}"))
+    while built:
+        specs = with_replays(list(built.values()), work, state)
+        problem = next(graph.problems(specs, work.spec.inputs), None)
+        if problem is None:
+            return specs, refused
+        by_key = {spec.key: call_id for call_id, spec in built.items()}
+        at = _blamed(problem.field, specs)
+        call_id = by_key.get(at, next(reversed(built)))
+        hint = f" ({problem.hint})" if problem.hint else ""
+        known = ", ".join([*work.spec.inputs, *state.artifacts]) or "none"
+        text = f"{problem}{hint}; artifacts that can be read: {known}"
+        refused.append(_fault(next(call for call in calls if call.call_id == call_id), text))
+        del built[call_id]
+    return [], refused
+
+
+def _blamed(where: str | None, specs: Sequence[TaskSpec]) -> str:
+    """The key of the task that a problem's field (`tasks.3.inputs`) points at; "" if none."""
+    parts = (where or "").split(".")
+    for part in parts:
+        if part.isdigit() and int(part) < len(specs):
+            return specs[int(part)].key
+    return ""
+
+
+def _child(call: Call, work: Work, roles: Sequence[str]) -> TaskSpec:
+    match call.arguments:
+        case RunProgram() as program:
+            return _program(call, program, work)
+        case Ask() as ask:
+            return _asked(call, ask, work, roles)
+        case RequestApproval() as approval:
+            return _approval(call, approval, work)
+    raise BadCall(f"{call.name} makes no child")
+
+
+def _program(call: Call, program: RunProgram, work: Work) -> TaskSpec:
+    declared = {out.name: out for out in work.spec.outputs}
+    taken = [out.name for out in program.outputs if out.name in work.spec.inputs]
+    if taken:
+        raise BadCall(f"an output cannot have the name of the task's input {', '.join(taken)}: rename it")
+    return TaskSpec(
+        key=_key(call),
+        title=f"Program of {work.spec.title or work.spec.key}",
+        lane="exec",
+        inputs=program.inputs,
+        outputs=[
+            declared.get(out.name) or OutputSpec(name=out.name, type=ArtifactType(out.type))
+            for out in program.outputs
+        ],
+        program=ProgramSpec(language=program.language, source=program.source, args=program.args),
+    )
+
+
+def hops(work: Work) -> int:
+    """How often this task has been asked on already."""
+    params = work.spec.params
+    count = params.get("hops") if isinstance(params, dict) else None
+    return count if isinstance(count, int) else 0
+
+
+def _asked(call: Call, ask: Ask, work: Work, roles: Sequence[str]) -> TaskSpec:
+    if ask.role not in roles:
+        raise BadCall(f"there is no role {ask.role!r}; the roles are {', '.join(roles)}")
+    if hops(work) >= HOP_LIMIT:
+        raise BadCall("this question has been passed on often enough: answer it yourself")
+    key = _key(call)
+    return TaskSpec(
+        key=key,
+        title=f"{ask.role} for {work.spec.title or work.spec.key}",
+        instruction=ask.instruction,
+        lane=f"agent.{ask.role}",
+        inputs=ask.inputs,
+        outputs=[OutputSpec(name=f"{key}-answer", description="the answer, as plain text or Markdown")],
+        params={"hops": hops(work) + 1},
+    )
+
+
+def _approval(call: Call, approval: RequestApproval, work: Work) -> TaskSpec:
+    key = _key(call)
+    return TaskSpec(
+        key=key,
+        title=approval.text[:80],
+        lane="human",
+        outputs=[OutputSpec(name=f"{key}-answer")],
+        question=QuestionSpec(text=approval.text, options=approval.options, default=approval.default or None),
+    )
+
+
+def with_replays(specs: Sequence[TaskSpec], work: Work, state: State) -> list[TaskSpec]:
+    """The children, after the earlier programs whose outputs they read.
+
+    Names live in one generation, so an artifact of an earlier one is made again by the program that made it:
+    that costs the executor's time, no model call.
+    """
+    made = {out.name for spec in specs for out in spec.outputs} | set(work.spec.inputs)
+    wanted = [name for spec in specs for name in spec.inputs]
+    replays: dict[str, TaskSpec] = {}
+    while wanted:
+        name = wanted.pop()
+        call_id = state.programs.get(name)
+        if name in made or call_id is None or call_id in replays:
+            continue
+        program = program_called(call_id, work, state)
+        if program is None:
+            continue
+        outputs = [out for out in program.outputs if out.name not in made]
+        replays[call_id] = program.model_copy(update={"outputs": outputs})
+        made |= {out.name for out in outputs}
+        wanted += program.inputs
+    return [*replays.values(), *specs]
+
+
+def program_called(call_id: str, work: Work, state: State) -> TaskSpec | None:
+    """The child of an earlier `run_program` call, read from the transcript again; None if it was no such."""
+    for message in state.messages:
+        for raw in message.get("tool_calls") or ():
+            if raw["id"] == call_id:
+                call = _read(call_id, raw, ("run_program",))
+                return (
+                    _program(call, call.arguments, work) if isinstance(call.arguments, RunProgram) else None
+                )
+    return None
+
+
+# --- transcript ----------------------------------------------------------------------------------------
+
+
+def tool_message(call_id: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to a tool call, as it enters the transcript."""
+    return {"role": "tool", "tool_call_id": call_id, "content": json.dumps(result, ensure_ascii=False)}
+
+
+def fault_message(call: Call) -> dict[str, Any]:
+    """The answer to a call that was not understood."""
+    return tool_message(call.call_id, {"status": "error", "error": call.fault})
+
+
+def resumed(state: State, results: Mapping[str, Mapping[str, Any]], children: Sequence[ChildResult]) -> State:
+    """The state after its children have ended: their results (by key) in the transcript, what programs left
+    remembered. A call whose child is missing is answered as dead."""
+    lost = {"status": "dead", "error": "the result was lost"}
+    answers = [tool_message(p.call_id, results.get(p.key, lost)) for p in state.pending]
+    artifacts, programs = dict(state.artifacts), dict(state.programs)
+    calls = {p.key: p.call_id for p in state.pending if p.tool == "run_program"}
+    for child in children:
+        if child.status == SUCCEEDED and child.key in calls:
+            artifacts |= child.outputs
+            programs |= dict.fromkeys(child.outputs, calls[child.key])
+    return state.said(*answers, pending=[], artifacts=artifacts, programs=programs)
+
+
+def child_result(
+    child: ChildResult, program: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What a child's end tells the model; `program` is what the sandbox reported, if it was one."""
+    succeeded = child.status == SUCCEEDED
+    error = child.error
+    logs = error.logs if error and error.logs else ""
+    return {
+        "status": SUCCEEDED if succeeded else "dead",
+        "exit_code": program.get("exit_code", 0 if succeeded else None),
+        "stdout": clip(str(program.get("stdout") or ""), SHOWN_OUTPUT),
+        "stderr": clip(str(program.get("stderr") or logs), SHOWN_OUTPUT),
+        "limit": program.get("limit"),
+        "outputs": list(outputs),
+        "error": None if succeeded else (f"{error.code}: {error.message}" if error else child.status),
+    }

@@ -1,0 +1,197 @@
+"""What a task reads and leaves: excerpts of artifacts, the continuation, checked outputs, call records."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from goalwright_shared.artifacts import Artifacts
+from goalwright_shared.checks import check_acceptance, check_output
+from goalwright_shared.errors import ArtifactUnavailable, GoalwrightError
+from goalwright_shared.messages import (
+    ArtifactRef,
+    ArtifactType,
+    CallRecord,
+    Check,
+    CheckResult,
+    OutputSpec,
+)
+from goalwright_shared.telemetry import redact
+from pydantic import JsonValue, ValidationError
+
+from goalwright_agent.core.prompt import described
+from goalwright_agent.core.turns import State
+
+log = structlog.get_logger(__name__)
+
+INLINE_STATE_BYTES = 24_000
+"""Continuations up to this many bytes travel inside messages; larger ones are artifacts."""
+
+READABLE_BYTES = 32 << 20
+"""Artifacts above this are not read into the agent's memory; programs read those."""
+
+_CHECKED_BYTES = 8 << 20
+_TEXT_LIKE = (ArtifactType.TEXT, ArtifactType.JSON, ArtifactType.TABLE)
+
+
+def clean(value: Any) -> Any:
+    """JSON with the secrets in its strings masked; its shape and keys stay."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: clean(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(part) for part in value]
+    return value
+
+
+# --- artifacts -----------------------------------------------------------------------------------------
+
+
+def is_text_like(ref: ArtifactRef) -> bool:
+    """Whether an artifact can be shown as text."""
+    media = ref.media_type
+    return (
+        ref.type in _TEXT_LIKE or media.startswith("text/") or media.endswith(("json", "csv", "xml", "+json"))
+    )
+
+
+async def text_of(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
+    """The text of an artifact; None when it is none, or too large to read here."""
+    if not is_text_like(ref) or ref.size > READABLE_BYTES:
+        return None
+    try:
+        return (await artifacts.get_bytes(ref)).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+async def describe(
+    artifacts: Artifacts, refs: Mapping[str, ArtifactRef], excerpt_chars: int
+) -> list[dict[str, Any]]:
+    """Artifacts as cards and tool results show them; an unreadable one is shown without an excerpt."""
+    return [described(ref, name, await _excerpt(artifacts, ref, excerpt_chars)) for name, ref in refs.items()]
+
+
+async def _excerpt(artifacts: Artifacts, ref: ArtifactRef, characters: int) -> str:
+    try:
+        text = await text_of(artifacts, ref)
+    except ArtifactUnavailable as error:
+        log.warning("no excerpt", artifact=ref.name, error=str(error))
+        return ""
+    return (text or "")[:characters]
+
+
+async def read_part(
+    artifacts: Artifacts, refs: Mapping[str, ArtifactRef], name: str, offset: int, length: int
+) -> dict[str, Any]:
+    """The result of `read_artifact`."""
+    ref = refs.get(name)
+    if ref is None:
+        return {
+            "status": "error",
+            "error": f"there is no artifact {name!r}; there are {', '.join(refs) or 'none'}",
+        }
+    text = await text_of(artifacts, ref)
+    if text is None:
+        return {
+            "status": "error",
+            "error": f"{name} is no text that can be read here: read it with a program",
+        }
+    end = offset + length
+    return {
+        "status": "succeeded",
+        "name": name,
+        "offset": offset,
+        "size": len(text),
+        "text": text[offset:end],
+        "next_offset": end if end < len(text) else None,
+    }
+
+
+# --- continuation --------------------------------------------------------------------------------------
+
+
+async def saved(artifacts: Artifacts, state: State) -> JsonValue:
+    """The state as a continuation: inline when small, else an artifact."""
+    dumped = clean(state.model_dump(mode="json", by_alias=True, exclude_defaults=True))
+    body = json.dumps(dumped, ensure_ascii=False).encode()
+    if len(body) <= INLINE_STATE_BYTES:
+        return {"transcript": dumped}
+    ref = await artifacts.put_bytes("transcript", ArtifactType.JSON, body)
+    return {"transcript_ref": ref.model_dump(mode="json")}
+
+
+class BadContinuation(GoalwrightError):
+    """A continuation that this agent did not write."""
+
+
+async def loaded(artifacts: Artifacts, continuation: JsonValue) -> State | None:
+    """The state in a continuation; None when there is none. Raises BadContinuation, ArtifactUnavailable."""
+    if continuation is None:
+        return None
+    try:
+        if isinstance(continuation, dict) and "transcript" in continuation:
+            return State.model_validate_json(json.dumps(continuation["transcript"]))
+        if isinstance(continuation, dict) and "transcript_ref" in continuation:
+            ref = ArtifactRef.model_validate_json(json.dumps(continuation["transcript_ref"]))
+            return State.model_validate_json(await artifacts.get_bytes(ref))
+    except ValidationError as error:
+        raise BadContinuation(
+            "bad_continuation", f"the continuation does not parse: {error}"[:500]
+        ) from error
+    raise BadContinuation("bad_continuation", "the continuation was not written by an agent")
+
+
+# --- outputs -------------------------------------------------------------------------------------------
+
+
+async def checked(
+    specs: Sequence[OutputSpec],
+    acceptance: Sequence[Check],
+    texts: Mapping[str, str],
+    files: Mapping[str, bytes],
+) -> list[CheckResult]:
+    """Findings on outputs given as text and on those that programs left; off the event loop."""
+    data = {name: text.encode("utf-8", "surrogatepass") for name, text in texts.items()} | dict(files)
+
+    def run() -> list[CheckResult]:
+        found = [
+            result for spec in specs if spec.name in data for result in check_output(spec, data[spec.name])
+        ]
+        return found + check_acceptance(acceptance, specs, data)
+
+    return await asyncio.to_thread(run)
+
+
+async def stored(
+    artifacts: Artifacts, specs: Sequence[OutputSpec], texts: Mapping[str, str]
+) -> dict[str, ArtifactRef]:
+    """Artifacts of outputs given as text."""
+    types = {spec.name: spec.type for spec in specs}
+    return {name: await artifacts.put_bytes(name, types[name], text.encode()) for name, text in texts.items()}
+
+
+async def contents(artifacts: Artifacts, refs: Mapping[str, ArtifactRef]) -> dict[str, bytes]:
+    """The bytes of what programs left, as far as they are small enough to be checked here again (the executor
+    has checked them all)."""
+    return {name: await artifacts.get_bytes(ref) for name, ref in refs.items() if ref.size <= _CHECKED_BYTES}
+
+
+async def recorded(
+    artifacts: Artifacts, prompt: Mapping[str, Any], raw: Mapping[str, Any], finish_reason: str | None,
+    request_id: str | None,
+) -> CallRecord:  # fmt: skip
+    """Prompt and reply as artifacts, redacted. A full store loses the record, never the answer."""
+    refs: list[ArtifactRef | None] = []
+    for name, value in (("prompt", prompt), ("reply", raw)):
+        body = json.dumps(clean(value), ensure_ascii=False).encode("utf-8", "replace")
+        try:
+            refs.append(await artifacts.put_bytes(name, ArtifactType.JSON, body))
+        except ArtifactUnavailable as error:
+            log.warning("call not recorded", error=str(error))
+            refs.append(None)
+    return CallRecord(prompt=refs[0], reply=refs[1], finish_reason=finish_reason, request_id=request_id)

@@ -1,0 +1,480 @@
+"""The one place that talks to models: one call in, one plain result out. The only importer of `openai`.
+
+No retries here and no pacing: the scheduler does both. Every way a call can end is a value, so that usage is
+settled before anything is validated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+import openai
+import structlog
+from goalwright_shared.messages import RateSeen, Usage
+from goalwright_shared.telemetry import redact
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+from goalwright_agent.core.dialect import (
+    Dialect,
+    Schema,
+    after_refusal,
+    default_cap_field,
+    is_about_tools,
+    is_filtered,
+    is_strict,
+    is_too_long,
+    structure_parameters,
+)
+from goalwright_agent.settings import AgentSettings
+
+log = structlog.get_logger(__name__)
+
+BLOCKED = "pool_blocked: "
+"""Prefix of the reason of a throttle that no waiting mends: the scheduler parks the pool."""
+
+_BLOCKED_RETRY_SECONDS = 60.0
+_DEFAULT_RETRY_SECONDS = 5.0
+_JITTER = 0.25
+_NO_KEY = "no key"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call. `tools` are the task's own; `schema` asks for one structured answer."""
+
+    model: str
+    messages: Sequence[Mapping[str, Any]]
+    max_output_tokens: int
+    tools: Sequence[Mapping[str, Any]] = ()
+    schema: Schema | None = None
+    reasoning_effort: str | None = None
+    dialect: Dialect = field(default_factory=Dialect)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said, and what it used."""
+
+    content: str
+    tool_calls: tuple[dict[str, Any], ...]
+    refusal: str | None
+    finish_reason: str | None
+    usage: Usage | None
+    request_id: str | None
+    rate: RateSeen | None
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Limited:
+    """Not now. `blocked`: no waiting helps (bad key, no quota)."""
+
+    retry_after_seconds: float
+    reason: str
+    blocked: bool = False
+    rate: RateSeen | None = None
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The server does not understand this form of request; `dialect` is the one to try next."""
+
+    dialect: Dialect
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The call failed. `unbilled`: the provider cannot have charged for it."""
+
+    code: str
+    message: str
+    retryable: bool
+    too_big: bool = False
+    unbilled: bool = False
+
+
+Result = Reply | Limited | Adapted | Broken
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Embeddings, in the order of the texts."""
+
+    vectors: list[list[float]]
+    usage: Usage | None
+    request_id: str | None
+    rate: RateSeen | None
+
+
+class Provider:
+    """A part: the client of one endpoint and key, and what was learned about its models."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._dialects: dict[str, Dialect] = {}
+        self._client: AsyncOpenAI | None = None
+
+    @property
+    def base_url(self) -> str:
+        """The endpoint, without credentials."""
+        return redact(self._settings.endpoint)
+
+    async def start(self) -> None:
+        """Build the client on the running loop; connects at the first call."""
+        connections = self._settings.connections
+        timeout = httpx2.Timeout(self._settings.call_timeout_seconds, connect=10.0)
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = AsyncOpenAI(
+            api_key=self._settings.key or _NO_KEY,
+            base_url=self._settings.endpoint,
+            max_retries=0,
+            timeout=timeout,
+            http_client=DefaultAioHttpClient(limits=limits, timeout=timeout),
+        )
+
+    async def stop(self) -> None:
+        """Close the connections; idempotent."""
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    def dialect(self, model: str, known: Dialect) -> Dialect:
+        """How to ask `model`: what this process and the task (`known`) have learned."""
+        return self._dialects.get(model, Dialect()).lower(known)
+
+    async def complete(self, request: Request) -> Result:
+        """One chat completion."""
+        if (missing := self._no_key()) is not None:
+            return missing
+        dialect = self.dialect(request.model, request.dialect)
+        parameters = self._parameters(request, dialect)
+        assert self._client is not None, "the provider is used before start()"
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_seconds):
+                raw = await self._client.chat.completions.with_raw_response.create(**parameters)
+            return self._reply(raw.text, raw.headers, request.model, time.monotonic() - began)
+        except openai.BadRequestError as error:
+            return self._refused(error, request, dialect, parameters)
+        except openai.UnprocessableEntityError as error:
+            return self._refused(error, request, dialect, parameters)
+        except (openai.APIError, TimeoutError) as error:
+            return self._failure(error, request.model)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Vectors | Limited | Broken:
+        """One embeddings call."""
+        if (missing := self._no_key()) is not None:
+            return missing
+        assert self._client is not None, "the provider is used before start()"
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.call_timeout_seconds):
+                raw = await self._client.embeddings.with_raw_response.create(
+                    model=model, input=list(texts), encoding_format="float"
+                )
+            return self._vectors(raw.text, raw.headers, model, len(texts), time.monotonic() - began)
+        except (openai.APIError, TimeoutError) as error:
+            return self._failure(error, model)
+
+    # --- asking ---
+
+    def _no_key(self) -> Limited | None:
+        if self._settings.key or not self._settings.needs_key:
+            return None
+        return Limited(
+            _BLOCKED_RETRY_SECONDS,
+            f"{BLOCKED}no key for {self.base_url}: set OPENAI_API_KEY, or set OPENAI_BASE_URL to a server "
+            "that needs none",
+            blocked=True,
+        )
+
+    def _parameters(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        cap_field = dialect.cap_field or default_cap_field(self._settings.endpoint)
+        parameters: dict[str, Any] = {
+            "model": request.model,
+            "messages": list(request.messages),
+            cap_field: request.max_output_tokens,
+        }
+        if request.tools:
+            parameters["tools"] = list(request.tools)
+        else:
+            parameters |= structure_parameters(request.schema, dialect.rung)
+        if request.reasoning_effort and dialect.effort:
+            parameters["reasoning_effort"] = request.reasoning_effort
+        return parameters
+
+    # --- reading ---
+
+    def _reply(
+        self, text: str, headers: Mapping[str, str], model: str, seconds: float
+    ) -> Reply | Limited | Broken:
+        body = _object(text)
+        if body is None:
+            return Broken(
+                "provider_unavailable",
+                f"{self.base_url} answered with something that is no JSON object",
+                True,
+            )
+        if isinstance(body.get("error"), dict | str) and not body.get("choices"):
+            return self._error_in_200(body["error"], model)
+        choice = _first(body.get("choices"))
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            return Broken("provider_unavailable", f"{self.base_url} answered without a message", True)
+        calls = message.get("tool_calls")
+        return Reply(
+            content=_text(message.get("content")),
+            tool_calls=tuple(call for call in calls if isinstance(call, dict))
+            if isinstance(calls, list)
+            else (),
+            refusal=message.get("refusal") if isinstance(message.get("refusal"), str) else None,
+            finish_reason=choice.get("finish_reason"),
+            usage=_usage(body, model, seconds),
+            request_id=headers.get("x-request-id") or _str(body.get("id")),
+            rate=_rate(headers),
+            raw=body,
+        )
+
+    def _vectors(
+        self, text: str, headers: Mapping[str, str], model: str, count: int, seconds: float
+    ) -> Vectors | Broken:
+        body = _object(text) or {}
+        items = body.get("data")
+        vectors = (
+            [item.get("embedding") for item in items if isinstance(item, dict)]
+            if isinstance(items, list)
+            else []
+        )
+        if len(vectors) != count or None in vectors:
+            return Broken("invalid_answer", f"{model} gave {len(vectors)} embeddings for {count} texts", True)
+        found = [vector for vector in vectors if isinstance(vector, list)]
+        return Vectors(found, _usage(body, model, seconds), headers.get("x-request-id"), _rate(headers))
+
+    def _error_in_200(self, error: Any, model: str) -> Limited | Broken:
+        """Some proxies wrap a provider's error in a 200."""
+        message = error.get("message") if isinstance(error, dict) else error
+        code = error.get("code") if isinstance(error, dict) else None
+        if code == 429 or str(code) == "rate_limit_exceeded":
+            return Limited(_jittered(_DEFAULT_RETRY_SECONDS), f"{model} is rate limited")
+        return Broken(
+            "provider_unavailable", f"{model} at {self.base_url}: {redact(str(message))[:500]}", True
+        )
+
+    def _refused(
+        self, error: openai.APIStatusError, request: Request, dialect: Dialect, parameters: Mapping[str, Any]
+    ) -> Result:
+        """400 or 422: a dialect to learn, a prompt too long, a filter, or a bad request."""
+        said = _said(error)
+        if is_too_long(said):
+            return Broken("too_big", f"the prompt does not fit {request.model}: {said}", False, True, True)
+        if is_filtered(said):
+            return Broken("refused", f"the provider's content filter: {said}", False, unbilled=True)
+        lower = after_refusal(dialect, said, parameters)
+        if lower is not None:
+            log.info("dialect learned", model=request.model, dialect=lower.model_dump(), said=said)
+            if _is_about_the_server(lower, dialect, request):
+                self._dialects[request.model] = lower
+            return Adapted(lower)
+        fix = "check GOALWRIGHT_MODEL and the model's limits"
+        if request.tools and is_about_tools(said):
+            fix = "this model or server takes no tools: set GOALWRIGHT_MODEL to one that does"
+        return Broken(
+            "bad_request",
+            f"{self.base_url} refused the request for {request.model} ({error.status_code}): {said}. "
+            f"Fix: {fix}.",
+            False,
+            unbilled=True,
+        )
+
+    def _failure(self, error: Exception, model: str) -> Limited | Broken:
+        match error:
+            case openai.RateLimitError():
+                return self._limited(error)
+            case openai.AuthenticationError() | openai.PermissionDeniedError():
+                return Limited(
+                    _BLOCKED_RETRY_SECONDS,
+                    f"{BLOCKED}{self.base_url} refused the key ({error.status_code}): {_said(error)}. "
+                    "Fix: set OPENAI_API_KEY to a valid key that may use "
+                    f"{model}, then restart the agent.",
+                    blocked=True,
+                )
+            case openai.NotFoundError():
+                return Broken(
+                    "model_not_found",
+                    f"{self.base_url} does not know {model}: {_said(error)}. Fix: set GOALWRIGHT_MODEL "
+                    "to a model that this server has, or OPENAI_BASE_URL to the right address (mostly it ends with /v1).",
+                    False,
+                    unbilled=True,
+                )
+            case openai.APIStatusError():
+                return self._status(error, model)
+            case openai.APITimeoutError() | TimeoutError():
+                limit = self._settings.call_timeout_seconds
+                return Broken(
+                    "provider_unavailable",
+                    f"{model} at {self.base_url} gave no answer within {limit:g} s",
+                    True,
+                )
+            case _:
+                return self._unreachable(error)
+
+    def _limited(self, error: openai.APIStatusError) -> Limited:
+        said = _said(error)
+        if error.code == "insufficient_quota" or re.search(
+            r"insufficient_quota|billing|credit balance", said, re.I
+        ):
+            return Limited(
+                _BLOCKED_RETRY_SECONDS,
+                f"{BLOCKED}the quota of the key at {self.base_url} is used up: {said}. Fix: raise the limit "
+                "or add credit at the provider, or set another OPENAI_API_KEY.",
+                blocked=True,
+            )
+        wait = _retry_after(error.response.headers)
+        return Limited(_jittered(wait), f"rate limited: {said}", rate=_rate(error.response.headers))
+
+    def _status(self, error: openai.APIStatusError, model: str) -> Limited | Broken:
+        headers = error.response.headers
+        if error.status_code in (503, 529) and "retry-after" in headers:
+            return Limited(_jittered(_retry_after(headers)), f"{model} is overloaded: {_said(error)}")
+        if error.status_code == 402:
+            reason = f"{BLOCKED}{self.base_url} wants payment: {_said(error)}"
+            return Limited(_BLOCKED_RETRY_SECONDS, reason, blocked=True)
+        retryable = error.status_code >= 500 or error.status_code in (408, 409)
+        return Broken(
+            "provider_unavailable" if retryable else "bad_request",
+            f"{model} at {self.base_url} answered {error.status_code}: {_said(error)}",
+            retryable,
+            unbilled=not retryable,
+        )
+
+    def _unreachable(self, error: Exception) -> Broken:
+        cause = error.__cause__
+        refused = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
+        detail = redact(str(cause or error) or type(cause or error).__name__)[:200]
+        if not refused:
+            return Broken("provider_unavailable", f"the connection to {self.base_url} broke: {detail}", True)
+        return Broken(
+            "provider_unavailable",
+            f"no model answers at {self.base_url} ({detail}). Fix: start that server, set OPENAI_BASE_URL "
+            "(and OPENAI_API_KEY) to one that runs, or unset both to use the rehearsal model.",
+            True,
+            unbilled=True,
+        )
+
+
+def _is_about_the_server(lower: Dialect, before: Dialect, request: Request) -> bool:
+    """A refused schema that is not portable says nothing about the server; all else does."""
+    same_rung = lower.rung == before.rung
+    return (
+        same_rung
+        or before.rung != "json_schema"
+        or (request.schema is not None and is_strict(request.schema.body))
+    )
+
+
+def _said(error: openai.APIError) -> str:
+    """The provider's own words, with the error's code so that classifiers see it."""
+    body = error.body
+    words = error.message
+    if isinstance(body, dict) and isinstance(body.get("message"), str):
+        words = body["message"]
+    code = error.code if isinstance(error.code, str) else None
+    return redact(f"{words} [{code}]" if code else str(words))[:500]
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _first(choices: Any) -> dict[str, Any]:
+    found = choices[0] if isinstance(choices, list) and choices else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _str(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _text(content: Any) -> str:
+    """The text of a message; some servers answer with a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _usage(body: Mapping[str, Any], model: str, seconds: float) -> Usage | None:
+    """What the provider says was used; None when it does not say (estimates are never sent)."""
+    usage = body.get("usage")
+    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    return Usage(
+        model=model,
+        tokens_in=max(0, usage["prompt_tokens"]),
+        tokens_cached=max(0, cached) if isinstance(cached, int) else 0,
+        tokens_out=max(0, usage["completion_tokens"])
+        if isinstance(usage.get("completion_tokens"), int)
+        else 0,
+        seconds=round(seconds, 3),
+    )
+
+
+def _rate(headers: Mapping[str, str]) -> RateSeen | None:
+    """The limits of this key and model, where the provider tells them."""
+    requests = _count(headers.get("x-ratelimit-limit-requests"))
+    tokens = _count(headers.get("x-ratelimit-limit-tokens"))
+    if requests is None and tokens is None:
+        return None
+    return RateSeen(requests_per_minute=requests, tokens_per_minute=tokens)
+
+
+def _count(value: str | None) -> int | None:
+    return int(value) if value and value.isascii() and value.isdigit() and len(value) < 16 else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds until the provider wants to be asked again."""
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    if (seconds := _number(value)) is not None:
+        return seconds
+    if value:
+        try:
+            return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        except (ValueError, TypeError):
+            pass
+    resets = [_span(headers.get(f"x-ratelimit-reset-{what}")) for what in ("requests", "tokens")]
+    known = [seconds for seconds in resets if seconds is not None]
+    return max(known) if known else _DEFAULT_RETRY_SECONDS
+
+
+def _number(value: str | None) -> float | None:
+    return float(value) if value and re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip()) else None
+
+
+def _span(value: str | None) -> float | None:
+    """Seconds of a span like `6m0s`, `1.5s` or `20ms`."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", value or "")
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    return sum(float(number) * units[unit] for number, unit in parts) if parts else None
+
+
+def _jittered(seconds: float) -> float:
+    """A little later, so that refused callers do not come back together."""
+    return round(min(seconds, 3600.0) * (1 + random.random() * _JITTER) + 0.01, 3)  # noqa: S311  # no secret

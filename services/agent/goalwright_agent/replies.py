@@ -1,0 +1,248 @@
+"""What a reply means: the outcome of a try whose call was answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from goalwright_shared.messages import (
+    ArtifactRef,
+    CheckResult,
+    Done,
+    Expand,
+    Outcome,
+    OutputSpec,
+    TaskSpec,
+)
+from goalwright_shared.telemetry import redact
+
+from goalwright_agent import material
+from goalwright_agent.core import prompt
+from goalwright_agent.core.answers import candidate
+from goalwright_agent.core.packing import clip
+from goalwright_agent.core.tools import Finish, ReadArtifact
+from goalwright_agent.core.turns import (
+    MAX_CORRECTIONS,
+    Call,
+    State,
+    Step,
+    fault_message,
+    step_of,
+    tool_message,
+)
+from goalwright_agent.outcomes import failed, ids
+from goalwright_agent.provider import Reply
+from goalwright_agent.sessions import ANSWER_TYPES, Session
+
+_REPEATED_ANSWER = 4_000
+"""Characters of a wrong answer that are sent back with its correction."""
+
+
+async def read_reply(session: Session, reply: Reply, *, cut_at: int) -> Outcome:
+    """The outcome of a reply; its usage and record are added by the caller."""
+    work = session.work
+    if reply.refusal or reply.finish_reason == "content_filter":
+        why = redact(reply.refusal or "stopped by the provider's content filter")
+        return failed(work, "refused", f"{session.grant.model} refused: {why}")
+    if reply.finish_reason == "length":
+        return await _cut_short(session, cut_at)
+    if not reply.finish_reason:
+        return failed(
+            work,
+            "invalid_answer",
+            "the reply broke off without a finish reason",
+            retryable=True,
+        )
+    if session.raw_calls and reply.tool_calls:
+        return await _calls_as_answer(session, reply)
+    if not session.tools:
+        return await _single_answer(session, reply)
+    step = step_of(reply.content, reply.tool_calls, work, session.state, session.tools, session.askable)
+    if "tool_calls" not in step.message:
+        return await _answer_in_words(session, reply.content)
+    return await _follow(session, step)
+
+
+async def _cut_short(session: Session, cut_at: int) -> Outcome:
+    """An answer cut by its length: once more with all that is held, then it is too big."""
+    if not session.state.whole_cap and cut_at < session.grant.max_output_tokens:
+        return await again(session, session.state.model_copy(update={"whole_cap": True}))
+    return failed(
+        session.work,
+        "answer_cut",
+        f"the answer did not fit into {cut_at} tokens: split the task, or raise the lane's max_output_tokens",
+        too_big=True,
+    )
+
+
+async def _single_answer(session: Session, reply: Reply) -> Outcome:
+    """One reply is the output: accept it, or send it back with what is wrong."""
+    output = session.output
+    assert output is not None, "a session without tools has one output"
+    content = reply.content
+    if session.schema is not None and reply.tool_calls:  # the forced tool of the ladder carries the answer
+        function = reply.tool_calls[0].get("function")
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        content = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    wants_object = session.schema is not None and session.schema.is_object
+    found = candidate(output, content, want_object=wants_object)
+    if found.fault:
+        return await _corrected(session, content, [found.fault])
+    return await _accepted(session, content, output, found.text)
+
+
+async def _accepted(session: Session, content: str, output: OutputSpec, text: str) -> Outcome:
+    spec = session.work.spec
+    checks = await material.checked([output], spec.acceptance, {output.name: text}, {})
+    if wrong := _evidence(checks):
+        return await _corrected(session, content, wrong)
+    outputs = await material.stored(session.attempt.artifacts, [output], {output.name: text})
+    return Done(**ids(session.work), outputs=outputs, summary=_summary_of(text), checks=checks)
+
+
+async def _calls_as_answer(session: Session, reply: Reply) -> Outcome:
+    """`agent.ask` with tools: whoever asked performs the calls."""
+    calls = []
+    for raw in reply.tool_calls:
+        function = raw.get("function")
+        function = function if isinstance(function, dict) else {}
+        calls.append({"name": function.get("name"), "arguments": function.get("arguments")})
+    assert session.output is not None, "agent.ask has one output"
+    text = json.dumps({"content": reply.content, "tool_calls": calls}, ensure_ascii=False)
+    outputs = await material.stored(session.attempt.artifacts, [session.output], {session.output.name: text})
+    return Done(**ids(session.work), outputs=outputs, summary=f"{len(calls)} tool calls")
+
+
+async def _answer_in_words(session: Session, content: str) -> Outcome:
+    """A reply without a tool call: the answer, when exactly one output is still to be given as text."""
+    missing = [out for out in session.work.spec.outputs if out.name not in session.state.artifacts]
+    if not missing and content.strip():
+        return await _delivered(session, {}, content, content=content)
+    if len(missing) == 1 and missing[0].type in ANSWER_TYPES:
+        found = candidate(missing[0], content)
+        if found.fault:
+            return await _corrected(session, content, [found.fault, "or go on with a tool call"])
+        return await _delivered(session, {missing[0].name: found.text}, content, content=content)
+    names = ", ".join(out.name for out in missing) or "none"
+    return await _corrected(
+        session,
+        content,
+        [f"it has no tool call; still to be delivered: {names}. Call finish, or another tool"],
+    )
+
+
+async def _follow(session: Session, step: Step) -> Outcome:
+    """Do what a reply's tool calls ask for."""
+    work, state = session.work, session.state
+    if step.finish is not None and isinstance(step.finish.arguments, Finish):
+        finish = step.finish.arguments
+        texts = {out.name: out.text for out in finish.outputs if out.text is not None}
+        session = replace(session, state=state.said(step.message))
+        return await _delivered(session, texts, finish.summary, step.finish)
+    now = [fault_message(call) for call in step.faults]
+    for call in step.reads:
+        now.append(await _read_result(session, call))
+    progressed = bool(step.children or step.reads)
+    corrections = 0 if progressed else state.corrections + 1
+    if corrections > MAX_CORRECTIONS:
+        return failed(
+            work, "invalid_answer", "; ".join(call.fault for call in step.faults)[:2000], retryable=True
+        )
+    state = state.said(
+        step.message, *now, pending=list(step.pending), corrections=corrections, whole_cap=False
+    )
+    await session.attempt.log(f"{session.role}: {', '.join(_called(step)) or 'another try'}")
+    return await again(session, state, list(step.children))
+
+
+def _called(step: Step) -> list[str]:
+    return [pending.tool for pending in step.pending] + ["read_artifact" for _ in step.reads]
+
+
+async def _read_result(session: Session, call: Call) -> dict[str, Any]:
+    assert isinstance(call.arguments, ReadArtifact)
+    wanted = call.arguments
+    refs = session.work.inputs | session.state.artifacts
+    result = await material.read_part(
+        session.attempt.artifacts, refs, wanted.name, wanted.offset, wanted.length
+    )
+    return tool_message(call.call_id, result)
+
+
+async def _delivered(
+    session: Session, texts: Mapping[str, str], summary: str, call: Call | None = None, content: str = ""
+) -> Outcome:
+    """Deliver the declared outputs, or say what is wrong with them (`call`: the finish to be answered;
+    without one `content` is the answer in words)."""
+    specs, artifacts = session.work.spec.outputs, session.attempt.artifacts
+    files: dict[str, ArtifactRef] = {}
+    given: dict[str, str] = {}
+    missing: list[str] = []
+    for spec in specs:
+        if texts.get(spec.name, "").strip():
+            found = candidate(spec, texts[spec.name])
+            given[spec.name] = texts[spec.name] if found.fault else found.text
+        elif spec.name in session.state.artifacts:
+            files[spec.name] = session.state.artifacts[spec.name].model_copy(update={"name": spec.name})
+        else:
+            missing.append(spec.name)
+    if missing:
+        wrong = (
+            f"nothing was delivered for {', '.join(missing)}: give it in finish, or let a program write it"
+        )
+        return await _not_delivered(session, [wrong], [], call, content)
+    checks = await material.checked(
+        specs, session.work.spec.acceptance, given, await material.contents(artifacts, files)
+    )
+    if wrong_ones := _evidence(checks):
+        return await _not_delivered(session, wrong_ones, checks, call, content)
+    outputs = await material.stored(artifacts, specs, given) | files
+    return Done(**ids(session.work), outputs=outputs, summary=redact(clip(summary, 2_000)), checks=checks)
+
+
+async def _not_delivered(
+    session: Session, wrong: list[str], checks: list[CheckResult], call: Call | None, content: str
+) -> Outcome:
+    if call is None:
+        return await _corrected(session, content, wrong)
+    state = session.state
+    if state.corrections >= MAX_CORRECTIONS:
+        return failed(session.work, "invalid_answer", "; ".join(wrong)[:2000], retryable=True)
+    result = {
+        "status": "error",
+        "error": "not accepted: " + "; ".join(wrong),
+        "checks": [check.model_dump(mode="json") for check in checks],
+    }
+    answered = state.said(
+        tool_message(call.call_id, result), corrections=state.corrections + 1, whole_cap=False
+    )
+    return await again(session, answered)
+
+
+async def _corrected(session: Session, content: str, wrong: list[str]) -> Outcome:
+    """Send an answer back: another turn, at most twice in a row."""
+    state = session.state
+    if state.corrections >= MAX_CORRECTIONS:
+        return failed(session.work, "invalid_answer", "; ".join(wrong)[:2000], retryable=True)
+    answer = {"role": "assistant", "content": clip(content, _REPEATED_ANSWER) or "(empty)"}
+    back = prompt.correction(wrong, whole=not session.tools)
+    return await again(session, state.said(answer, back, corrections=state.corrections + 1, whole_cap=False))
+
+
+async def again(session: Session, state: State, tasks: list[TaskSpec] | None = None) -> Outcome:
+    """Another turn, after `tasks` if there are any; refused when this was the last one."""
+    work = session.work
+    if prompt.turns_left(work) == 0:
+        return failed(work, "max_turns", f"not finished within {work.spec.max_turns} turns", retryable=True)
+    continuation = await material.saved(session.attempt.artifacts, state)
+    return Expand(**ids(work), tasks=tasks or [], continuation=continuation)
+
+
+def _evidence(checks: list[CheckResult]) -> list[str]:
+    return [f"{check.check}: {check.evidence}" for check in checks if not check.passed]
+
+
+def _summary_of(text: str) -> str:
+    return redact(clip(" ".join(text.split()), 200))

@@ -1,0 +1,143 @@
+"""One try before its call: what is remembered, what is asked, how the reply is to be read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from goalwright_shared.errors import GoalwrightError
+from goalwright_shared.messages import (
+    ArtifactType,
+    ChildResult,
+    Failed,
+    LlmGrant,
+    OutputSpec,
+    Work,
+)
+from goalwright_shared.worker import Attempt
+from pydantic import JsonValue
+
+from goalwright_agent import material
+from goalwright_agent.core import prompt
+from goalwright_agent.core.dialect import Schema, schema_of
+from goalwright_agent.core.turns import (
+    State,
+    child_result,
+    resumed,
+)
+from goalwright_agent.outcomes import failed
+from goalwright_agent.roles import Role
+
+log = structlog.get_logger(__name__)
+
+ANSWER_TYPES = (ArtifactType.TEXT, ArtifactType.JSON, ArtifactType.TABLE)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One try: the work, what is remembered, and how its reply is to be read."""
+
+    work: Work
+    attempt: Attempt
+    grant: LlmGrant
+    state: State
+    role: str
+    tools: tuple[str, ...] = ()  # what may be called; empty: one answer is expected
+    definitions: tuple[dict[str, Any], ...] = ()
+    output: OutputSpec | None = None  # the one output an answer goes to
+    schema: Schema | None = None
+    raw_calls: bool = False  # agent.ask with tools: the calls are the answer
+    asked_cap: int | None = None
+    askable: tuple[str, ...] = ()  # roles that may be asked
+
+
+def ask_session(work: Work, attempt: Attempt, grant: LlmGrant, state: State | None) -> Session | Failed:
+    """A given prompt: `agent.ask`."""
+    spec = work.spec.prompt
+    if spec is None or len(work.spec.outputs) != 1:
+        return failed(work, "bad_task", "a task on agent.ask needs a prompt and exactly one output")
+    output = work.spec.outputs[0]
+    if spec.schema_ is not None:
+        output = output.model_copy(update={"schema_": spec.schema_, "type": ArtifactType.JSON})
+    if state is None:
+        given = [message.model_dump(mode="json", exclude_none=True) for message in spec.messages]
+        state = State(messages=prompt.with_schema_written(given, output.schema_))
+    return Session(
+        work,
+        attempt,
+        grant,
+        state,
+        "ask",
+        output=output,
+        schema=asked_schema(output, work),
+        raw_calls=bool(spec.tools),
+        definitions=tuple(spec.tools or ()),
+        asked_cap=spec.max_output_tokens,
+    )
+
+
+def tools_of(role: Role, work: Work) -> tuple[str, ...]:
+    """What a role may call on this task; () when one answer is all there is to give."""
+    outputs = work.spec.outputs
+    if not role.tools and len(outputs) == 1 and outputs[0].type in ANSWER_TYPES:
+        return ()
+    return (*role.tools, "finish")
+
+
+def asked_schema(output: OutputSpec, work: Work) -> Schema | None:
+    if output.type is not ArtifactType.JSON or output.schema_ is None:
+        return None
+    return schema_of(output.schema_, output.name or work.spec.key)
+
+
+async def resume(work: Work, attempt: Attempt, state: State) -> State:
+    """The state with the results of the children that have ended."""
+    tools = {pending.key: pending.tool for pending in state.pending}
+    results = {}
+    for child in work.children:
+        if child.key in tools:
+            program = await _program_report(work, attempt, child) if tools[child.key] == "run_program" else {}
+            outputs = await material.describe(attempt.artifacts, child.outputs, 2_000 if program else 12_000)
+            result = child_result(child, program, outputs)
+            results[child.key] = result if tools[child.key] == "run_program" else result | {"exit_code": None}
+    return resumed(state, results, work.children)
+
+
+async def _program_report(work: Work, attempt: Attempt, child: ChildResult) -> dict[str, Any]:
+    """What the sandbox told about a child's last try; empty when the scheduler does not say."""
+    try:
+        answer = await attempt.query("task", {"goal_id": work.goal_id, "task_id": child.task_id})
+    except GoalwrightError as error:
+        log.warning("no report of the program", child=child.key, error=str(error))
+        return {}
+    for entry in reversed(answer.get("attempts") or []):
+        if isinstance(entry, dict) and isinstance(entry.get("program"), dict):
+            program: dict[str, Any] = entry["program"]
+            return program
+    return {}
+
+
+def as_sent(session: Session) -> prompt.ChatMessages:
+    """The transcript, with the facts of now after it once there have been turns."""
+    messages = [dict(message) for message in session.state.messages]
+    if not session.tools or session.state.turns == 0:
+        return messages
+    new_notes = [note.text for note in session.work.notes[session.state.notes_seen :]]
+    return prompt.with_now(messages, prompt.now_section(session.work, new_notes=new_notes))
+
+
+async def texts_to_embed(work: Work, attempt: Attempt) -> list[str] | None:
+    params = work.spec.params
+    texts: JsonValue = params.get("texts") if isinstance(params, dict) else None
+    if texts is None and len(work.inputs) == 1:
+        body = await material.text_of(attempt.artifacts, next(iter(work.inputs.values())))
+        try:
+            texts = json.loads(body or "null")
+        except ValueError:
+            return None
+    if not isinstance(texts, list) or not texts:
+        return None
+    found = [text for text in texts if isinstance(text, str) and text]
+    return found if len(found) == len(texts) else None
