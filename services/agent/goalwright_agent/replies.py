@@ -188,9 +188,12 @@ async def _delivered(
             files[spec.name] = session.state.artifacts[spec.name].model_copy(update={"name": spec.name})
         else:
             missing.append(spec.name)
+    if missing and call is not None and not (given or files) and session.state.corrections and summary:
+        return failed(session.work, "given_up", redact(clip(summary, 2_000)))
     if missing:
         wrong = (
-            f"nothing was delivered for {', '.join(missing)}: give it in finish, or let a program write it"
+            f"nothing was delivered for {', '.join(missing)}: give it in finish, or let a program write it; "
+            "if it cannot be had, call finish again without outputs and say why in its summary"
         )
         return await _not_delivered(session, [wrong], [], call, content)
     checks = await material.checked(
