@@ -23,7 +23,10 @@ ReadyCheck = Callable[[], Awaitable[str | None]]
 
 class Health:
     """A part: a small HTTP server on loopback (unless told otherwise). /live answers while the event loop
-    turns; /ready runs the service's checks."""
+    turns; /ready runs the service's checks, once every part has started."""
+
+    all_started = True
+    """False between the first start of a part and the last; `lifecycle.run` sets it."""
 
     def __init__(self, service: str, host: str, port: int, check: ReadyCheck) -> None:
         self._service, self._host, self._port, self._check = service, host, port, check
@@ -62,7 +65,7 @@ class Health:
         return JSONResponse({"service": self._service, "live": True})
 
     async def _ready(self, _: Request) -> Response:
-        missing = await self._check()
+        missing = await self._check() if self.all_started else "still starting"
         body = {"service": self._service, "ready": missing is None, "missing": missing}
         return JSONResponse(body, status_code=200 if missing is None else 503)
 

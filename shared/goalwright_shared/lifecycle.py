@@ -55,9 +55,11 @@ async def run(parts: Sequence[Part], stopper: Stopper) -> int:
         loop.add_signal_handler(number, stopper.ask, signal.Signals(number).name)
     started: list[Part] = []
     try:
+        _announce(parts, all_started=False)
         for part in parts:
             await part.start()
             started.append(part)
+        _announce(parts, all_started=True)
         log.info("ready")
         await stopper.wait()
         log.info("stopping", reason=stopper.reason)
@@ -65,3 +67,10 @@ async def run(parts: Sequence[Part], stopper: Stopper) -> int:
         for part in reversed(started):
             await part.stop()
     return 1 if stopper.failed else 0
+
+
+def _announce(parts: Sequence[Part], *, all_started: bool) -> None:
+    """Tell the parts that answer for the others (`Health`) whether all have started."""
+    for part in parts:
+        if hasattr(part, "all_started"):
+            part.all_started = all_started

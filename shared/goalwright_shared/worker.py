@@ -246,8 +246,8 @@ class Worker:
             reason="handed back: performer stops",
         )
 
-    def _on_cancel(self, message: Msg) -> Awaitable[None]:
-        return self._cancel(message.subject.rsplit(".", 1)[-1])
+    async def _on_cancel(self, message: Msg) -> None:
+        await self._cancel(message.subject.rsplit(".", 1)[-1])
 
     async def _cancel(self, task_id: str) -> None:
         running = self._running.get(task_id)
