@@ -40,9 +40,9 @@ def system(base_image: str, checkout: Path, tmp_path_factory: pytest.TempPathFac
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     passwords = {
-        "GOALWRIGHT_NATS_SERVICE_PASSWORD": secrets.token_hex(12),
-        "GOALWRIGHT_NATS_CLIENT_PASSWORD": secrets.token_hex(12),
-        "GOALWRIGHT_POSTGRES_PASSWORD": secrets.token_hex(12),
+        "GOALWRIGHT_NATS_SERVICE_PASSWORD": "p" + secrets.token_hex(12),
+        "GOALWRIGHT_NATS_CLIENT_PASSWORD": "p" + secrets.token_hex(12),
+        "GOALWRIGHT_POSTGRES_PASSWORD": "p" + secrets.token_hex(12),
         "OPENAI_API_KEY": "test-" + secrets.token_hex(12),
     }
     engine_socket = Path(os.environ.get("DOCKER_SOCKET", "/var/run/docker.sock"))
@@ -58,6 +58,7 @@ def system(base_image: str, checkout: Path, tmp_path_factory: pytest.TempPathFac
             "DOCKER_GROUP": str(engine_socket.stat().st_gid),
             "COMPOSE_PROFILES": "rehearsal",
             "OPENAI_BASE_URL": "http://rehearsal:8000/v1",
+            "GOALWRIGHT_MODEL": "rehearsal",
         },
     )
     client = f"nats://client:{passwords['GOALWRIGHT_NATS_CLIENT_PASSWORD']}@127.0.0.1:{port}"
