@@ -76,8 +76,8 @@ $(VENV)/.python:
 
 $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 	uv pip install --quiet --python $(BIN)/python -c constraints.txt hatchling
-	uv pip install --quiet --python $(BIN)/python -c constraints.txt --no-build-isolation \
-	  --group dev -e '.[embedded]'
+	uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+	  --no-build-isolation-package goalwright --group dev -e '.[embedded]'
 	@touch $@
 
 $(VENV)/.libraries: $(VENV)/.installed services/executor/goalwright_executor/libraries.py
