@@ -700,7 +700,7 @@ def _refusal(error: ValidationError, data: JsonValue) -> BadMessage:
 def _validate(adapter: TypeAdapter[M], data: JsonValue) -> M:
     """Validate in JSON mode, so that strictness does not refuse JSON's own forms of times and enums."""
     try:
-        body = json.dumps(data).encode("utf-8")
+        body = json.dumps(data, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:  # a lone surrogate, escaped in the JSON
         raise BadMessage("not_utf8", f"a string holds an invalid character: {error.reason}") from error
     return adapter.validate_json(body)

@@ -1,0 +1,74 @@
+"""One suite for every implementation of the port `Artifacts`: the object store, and the fake of tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import nats
+import pytest
+from goalwright_shared import topology
+from goalwright_shared.artifacts import Artifacts, ObjectArtifacts
+from goalwright_shared.errors import ArtifactUnavailable
+from goalwright_shared.messages import INLINE_BYTES, ArtifactRef, ArtifactType
+from support.artifacts import MemoryArtifacts
+
+
+@pytest.fixture(params=["memory", "object store"])
+async def artifacts(request: pytest.FixtureRequest, nats_url: str) -> AsyncIterator[Artifacts]:
+    if request.param == "memory":
+        yield MemoryArtifacts()
+        return
+    client = await nats.connect(nats_url)
+    try:
+        js = client.jetstream()
+        await topology.apply(js, [])
+        yield ObjectArtifacts(js)
+    finally:
+        await client.close()
+
+
+BIG = ("zürich,1\n" * 4000).encode()
+
+
+async def test_small_text_is_inline_and_comes_back(artifacts: Artifacts) -> None:
+    ref = await artifacts.put_bytes("note", ArtifactType.TEXT, "grüß".encode())
+    assert (ref.inline, ref.object, ref.size) == ("grüß", None, 6)
+    assert ref.sha256 == hashlib.sha256("grüß".encode()).hexdigest()
+    assert await artifacts.get_bytes(ref) == "grüß".encode()
+
+
+async def test_small_bytes_that_are_no_text_are_an_object(artifacts: Artifacts) -> None:
+    ref = await artifacts.put_bytes("blob", ArtifactType.FILE, b"\xff\x00\xfe")
+    assert ref.inline is None
+    assert await artifacts.get_bytes(ref) == b"\xff\x00\xfe"
+
+
+async def test_large_content_is_an_object_named_by_its_hash(artifacts: Artifacts) -> None:
+    assert len(BIG) > INLINE_BYTES
+    ref = await artifacts.put_bytes("rows", ArtifactType.TABLE, BIG)
+    assert ref.object == ref.sha256 == hashlib.sha256(BIG).hexdigest()
+    assert ref.media_type == "text/csv"
+    assert await artifacts.get_bytes(ref) == BIG
+
+
+async def test_the_same_content_put_twice_is_one_object(artifacts: Artifacts) -> None:
+    one = await artifacts.put_bytes("a", ArtifactType.FILE, BIG)
+    two = await artifacts.put_bytes("b", ArtifactType.FILE, BIG)
+    assert one.object == two.object
+    assert await artifacts.get_bytes(two) == BIG
+
+
+async def test_a_file_goes_in_and_comes_out(artifacts: Artifacts, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(BIG)
+    ref = await artifacts.put_file("rows", ArtifactType.TABLE, tmp_path / "in.csv", "text/csv")
+    await artifacts.fetch(ref, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == BIG
+
+
+async def test_what_is_not_there_says_so(artifacts: Artifacts) -> None:
+    digest = hashlib.sha256(b"never put").hexdigest()
+    ref = ArtifactRef(name="ghost", type=ArtifactType.FILE, size=9, sha256=digest, object=digest)
+    with pytest.raises(ArtifactUnavailable, match="ghost"):
+        await artifacts.get_bytes(ref)
