@@ -26,10 +26,11 @@ def base_image() -> str:
 
 @pytest.fixture(scope="session")
 def checkout(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tree with the image built from it."""
+    """A copy of the tree with the two images built from it."""
     folder = engine.checkout(tmp_path_factory.mktemp("checkout"))
     arguments = {"BASE_IMAGE": base_image, "CA_BUNDLE": "deploy/test-ca.crt"}
-    engine.build(f"goalwright:{IMAGE_TAG}", folder / "deploy" / "Dockerfile", folder, arguments)
+    for image, dockerfile in (("goalwright", "Dockerfile"), ("goalwright-programs", "programs.Dockerfile")):
+        engine.build(f"{image}:{IMAGE_TAG}", folder / "deploy" / dockerfile, folder, arguments)
     return folder
 
 
