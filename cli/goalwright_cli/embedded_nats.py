@@ -49,7 +49,7 @@ class EmbeddedNats:
     def __init__(self, home: Path, *, port: int = 0, lanes: Sequence[str] = BUILT_IN_LANES) -> None:
         self._folder = home.absolute() / "nats"
         self._log = home.absolute() / "logs" / "nats-server.log"
-        self._lanes = lanes
+        self.lanes = lanes
         self.port = port or processes.free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._credentials = load_credentials(self._folder, create=True)
@@ -68,7 +68,7 @@ class EmbeddedNats:
         """Write the configuration, start, return when connections are accepted."""
         config = self._folder / "nats.conf"
         text = render_config(
-            f"127.0.0.1:{self.port}", self._folder / "jetstream", self._credentials, lanes=self._lanes
+            f"127.0.0.1:{self.port}", self._folder / "jetstream", self._credentials, lanes=self.lanes
         )
         _write_private(config, text)
         self._log.parent.mkdir(parents=True, exist_ok=True)

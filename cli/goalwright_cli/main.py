@@ -63,6 +63,10 @@ def _load(name: str) -> Any:
     target, text, _ = COMMANDS[name]
     module, _, attribute = target.partition(":")
     found = getattr(importlib.import_module(f"goalwright_cli.{module}"), attribute)
+    if "structlog" in sys.modules:  # whose default is to print logs on stdout, where our answers go
+        from goalwright_shared.telemetry import configure_logging
+
+        configure_logging("cli", level="error")
     if isinstance(found, typer.Typer):
         return typer.main.get_group(found)
     one = typer.Typer(add_completion=False)

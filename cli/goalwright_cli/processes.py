@@ -25,6 +25,7 @@ def spawn(
     command: Sequence[str | Path],
     *,
     log: Path | None = None,
+    stdin: int | None = None,
     stdout: int | None = None,
     env: Mapping[str, str] | None = None,
     user: str | None = None,
@@ -38,7 +39,7 @@ def spawn(
     try:
         return subprocess.Popen(
             [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin if stdin is not None else subprocess.DEVNULL,
             stdout=stdout if stdout is not None else (target or subprocess.DEVNULL),
             stderr=target or subprocess.DEVNULL,
             env=dict(env) if env is not None else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -20,6 +21,9 @@ def serve(
     slots: Annotated[
         int | None, typer.Option(min=1, help="tasks at a time (GOALWRIGHT_<SERVICE>_SLOTS)")
     ] = None,
+    when_told: Annotated[
+        bool, typer.Option("--when-told", hidden=True, help="load, then wait for the end of stdin")
+    ] = False,
 ) -> None:
     """Run one service until SIGINT or SIGTERM; it reads GOALWRIGHT_* from the environment."""
     if service not in SERVICES:
@@ -29,4 +33,6 @@ def serve(
     if slots is not None:
         os.environ[f"GOALWRIGHT_{service.upper()}_SLOTS"] = str(slots)
     app = importlib.import_module(f"goalwright_{service}.app")
+    if when_told:
+        sys.stdin.read()
     raise typer.Exit(asyncio.run(app.serve()))

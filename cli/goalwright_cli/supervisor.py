@@ -20,15 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import structlog
 from goalwright_shared.errors import GoalwrightError, Unreachable
 
 from goalwright_cli import processes, runfile
 from goalwright_cli.embedded_nats import EmbeddedNats
 from goalwright_cli.embedded_postgres import EmbeddedPostgres
 from goalwright_cli.settings import SystemSettings
-
-log = structlog.get_logger(__name__)
 
 PERFORMERS = ("planner", "agent", "executor", "reflector")
 SERVICES = ("scheduler", *PERFORMERS)
@@ -38,6 +35,8 @@ Step = Callable[[str], None]
 
 _FIRST_BACKOFF_SECONDS = 0.25
 _LAST_BACKOFF_SECONDS = 30.0
+_PATIENCE_SECONDS = 4.0
+"""A service that answers, but is not ready for so long (no sandbox, say), does not hold up the others."""
 _STEADY_SECONDS = 30.0
 """A process that lived this long starts again with the first backoff."""
 
@@ -71,7 +70,10 @@ class Child(Protocol):
 
 
 class Service:
-    """One process of a service. `start()` returns as soon as it runs; `ready()` waits on its /ready."""
+    """One process of a service. `start()` returns as soon as it runs; `ready()` waits on its /ready.
+
+    At first it is only loaded (imports take a second): that goes on while what it needs is started.
+    """
 
     def __init__(self, name: str, env: Mapping[str, str], settings: SystemSettings) -> None:
         self.name = name
@@ -82,35 +84,56 @@ class Service:
         self._port = 0
         self._hurry = False
 
-    async def start(self) -> None:
-        """Start on a free health port."""
+    def load(self) -> None:
+        """Start the process on a free health port; it waits for `go`."""
         self._port = processes.free_port()
         self.process = processes.spawn(
-            [sys.executable, "-m", "goalwright_cli.main", "serve", self.name],
+            [sys.executable, "-m", "goalwright_cli.main", "serve", self.name, "--when-told"],
             log=self.log,
+            stdin=subprocess.PIPE,
             env=self._env | {"GOALWRIGHT_HEALTH_PORT": str(self._port)},
         )
 
-    async def ready(self) -> None:
-        """Return when /ready says so; raises `Unreachable` when the process ends or takes too long."""
-        deadline = time.monotonic() + self._settings.ready_seconds
-        missing = "it does not answer on /ready"
-        while time.monotonic() < deadline:
-            assert self.process is not None
-            if self.process.poll() is not None:
-                raise Unreachable(
-                    "service_died",
-                    f"the {self.name} ended at its start with code {self.process.returncode}:\n"
-                    f"{processes.tail(self.log)}",
-                    hint=f"see {self.log}",
-                )
+    def go(self) -> None:
+        """Let a loaded process run."""
+        assert self.process is not None
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    async def start(self) -> None:
+        """Start on a free health port."""
+        self.load()
+        self.go()
+
+    async def ready(self) -> str | None:
+        """Wait on /ready: None when it says so, else what it says is missing after some patience.
+
+        Raises `Unreachable` when the process ends, or does not answer at all for `ready_seconds`.
+        """
+        began, answered, missing = time.monotonic(), 0.0, "it does not answer on /ready"
+        while True:
+            self._raise_if_dead()
             with contextlib.suppress(OSError, ValueError):
                 answer = await _get_json(self._port, "/ready")
                 if answer.get("ready"):
-                    return
-                missing = str(answer.get("missing"))
+                    return None
+                missing, answered = str(answer.get("missing")), answered or time.monotonic()
+            now = time.monotonic()
+            if answered and now - answered > _PATIENCE_SECONDS:
+                return missing
+            if now - began > self._settings.ready_seconds:
+                raise Unreachable("not_ready", f"the {self.name}: {missing}", hint=f"see {self.log}")
             await asyncio.sleep(0.05)
-        raise Unreachable("not_ready", f"the {self.name} is not ready: {missing}", hint=f"see {self.log}")
+
+    def _raise_if_dead(self) -> None:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise Unreachable(
+                "service_died",
+                f"the {self.name} ended at its start with code {self.process.returncode}:\n"
+                f"{processes.tail(self.log)}",
+                hint=f"see {self.log}",
+            )
 
     def hurry(self) -> None:
         """Do not wait for work in flight any longer."""
@@ -126,14 +149,21 @@ class Service:
 
 
 class Rehearsal:
-    """The rehearsal model: a server without intelligence that stands in when no model is configured."""
+    """The rehearsal model: a server without intelligence that stands in when no model is configured.
+
+    `environment` makes the agent and its lanes use it.
+    """
 
     name = "rehearsal"
 
     def __init__(self, home: Path) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self.url = ""
         self._port = processes.free_port()
+        self.environment = {
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{self._port}/v1",
+            "OPENAI_API_KEY": self.name,
+            "GOALWRIGHT_MODEL": self.name,
+        }
         self._out, self._log = home / "logs" / "rehearsal.out", home / "logs" / "rehearsal.log"
 
     async def start(self) -> None:
@@ -146,7 +176,7 @@ class Rehearsal:
                 env={name: value for name, value in os.environ.items() if _EVERYBODY.match(name)},
             )
         async with asyncio.timeout(20):
-            while not (line := self._out.read_text()).endswith("\n"):
+            while not self._out.read_text().endswith("\n"):
                 if self.process.poll() is not None:
                     raise Unreachable(
                         "rehearsal_died",
@@ -154,7 +184,6 @@ class Rehearsal:
                         hint="set OPENAI_API_KEY to use a real model",
                     )
                 await asyncio.sleep(0.02)
-        self.url = str(json.loads(line.splitlines()[0])["url"])
 
     async def stop(self) -> None:
         """Stop; idempotent."""
@@ -172,49 +201,59 @@ class System:
         self._settings = settings.model_copy(update={"home": settings.home.absolute()})
         self._scale = scale
         self._step = step
-        self._stages: list[list[Child]] = []
+        home = self._settings.home
+        self._postgres = None if settings.postgres_dsn else EmbeddedPostgres(home)
+        self._nats = None if settings.nats_url else EmbeddedNats(home, port=settings.nats_port)
+        self._rehearsal = None if model_is_given() else Rehearsal(home)
+        self._env = self._environment()
+        self._services = [
+            Service(name, environment_of(name, self._env), self._settings)
+            for name in SERVICES
+            for _ in range(scale.get(name, 1))
+        ]
         self._keepers: list[asyncio.Task[None]] = []
         self._ready = False
-        self._env: dict[str, str] = {}
-        self._client_url = ""
+
+    def _environment(self) -> dict[str, str]:
+        """What the parts are told: addresses are known before anything listens there."""
+        nats_url = self._nats.service_url if self._nats else str(self._settings.nats_url)
+        dsn = self._postgres.dsn() if self._postgres else str(self._settings.postgres_dsn)
+        addresses = {
+            "GOALWRIGHT_HOME": str(self._settings.home),
+            "GOALWRIGHT_NATS_URL": nats_url,
+            "GOALWRIGHT_POSTGRES_DSN": dsn,
+        }
+        return dict(os.environ) | addresses | (self._rehearsal.environment if self._rehearsal else {})
+
+    @property
+    def _stages(self) -> list[list[Child]]:
+        """In the order of their start: what others need, the scheduler, the performers."""
+        outside: list[Child] = [child for child in (self._postgres, self._nats, self._rehearsal) if child]
+        scheduler: list[Child] = [service for service in self._services if service.name == "scheduler"]
+        performers: list[Child] = [service for service in self._services if service.name != "scheduler"]
+        return [outside, scheduler, performers]
 
     async def start(self) -> None:
-        """Start everything, in stages; what has started is stopped by `stop()` also after an error."""
+        """Start everything; what has started is stopped by `stop()` also after an error."""
         (self._settings.home / "logs").mkdir(parents=True, exist_ok=True)
-        await self._start_outside()
+        for service in self._services:
+            service.load()
+        await asyncio.gather(*(self._start_outside(child) for child in self._stages[0]))
+        for child in self._stages[0]:
+            self._keep(child)
         await self._prepare()
         await self._start_services()
         self._ready = True
         self._record()
 
-    async def _start_outside(self) -> None:
-        """Postgres, NATS and the rehearsal model, as far as none is given."""
+    async def _start_outside(self, child: Child) -> None:
         from goalwright_cli import topology
 
-        home = self._settings.home
-        lanes = await asyncio.to_thread(topology.collect_lanes)
-        nats = None if self._settings.nats_url else EmbeddedNats(
-            home, port=self._settings.nats_port, lanes=[lane.name for lane in lanes]
-        )  # fmt: skip
-        postgres = None if self._settings.postgres_dsn else EmbeddedPostgres(home)
-        rehearsal = None if model_is_given() else Rehearsal(home)
-        stage: list[Child] = [child for child in (postgres, nats, rehearsal) if child]
-        self._stages.append(stage)
-        await asyncio.gather(*(self._timed(child) for child in stage))
-        for child in stage:
-            self._keep(child)
-        service_url = nats.service_url if nats else str(self._settings.nats_url)
-        self._client_url = nats.client_url if nats else service_url
-        self._env = dict(os.environ) | {
-            "GOALWRIGHT_HOME": str(home),
-            "GOALWRIGHT_NATS_URL": service_url,
-            "GOALWRIGHT_POSTGRES_DSN": postgres.dsn() if postgres else str(self._settings.postgres_dsn),
-        }
-        if rehearsal:
-            self._env |= rehearsal_environment(rehearsal.url)
-
-    async def _timed(self, child: Child) -> None:
         began = time.monotonic()
+        if child is self._nats:  # its rights name the built-in lanes, of which users may have added roles
+            with _environment(self._env):
+                lanes = topology.collect_lanes()
+            self._nats.lanes = [lane.name for lane in lanes]
         await child.start()
         self._step(f"{child.name} started ({time.monotonic() - began:.1f} s)")
 
@@ -229,19 +268,14 @@ class System:
 
     async def _start_services(self) -> None:
         began = time.monotonic()
-        stages = [[self._service(name) for _ in range(self._scale.get(name, 1))] for name in SERVICES]
-        scheduler, performers = stages[0], [service for stage in stages[1:] for service in stage]
-        for stage in (scheduler, performers):
-            self._stages.append(list(stage))
-            for service in stage:
-                await service.start()
-        await asyncio.gather(*(service.ready() for service in (*scheduler, *performers)))
-        for service in (*scheduler, *performers):
+        for service in self._services:
+            service.go()
+        missing = await asyncio.gather(*(service.ready() for service in self._services))
+        for service, what in zip(self._services, missing, strict=True):
             self._keep(service)
-        self._step(f"{len(scheduler) + len(performers)} services ready ({time.monotonic() - began:.1f} s)")
-
-    def _service(self, name: str) -> Service:
-        return Service(name, environment_of(name, self._env), self._settings)
+            if what:  # its lanes wait; everything else can go on
+                self._step(f"the {service.name} runs but is not ready: {what} (see {service.log})")
+        self._step(f"{len(self._services)} services ready ({time.monotonic() - began:.1f} s)")
 
     def _keep(self, child: Child) -> None:
         self._keepers.append(asyncio.create_task(self._restart_for_ever(child), name=f"keep {child.name}"))
@@ -280,17 +314,16 @@ class System:
             else:
                 children[child.name] = child.process.pid
         return runfile.Run(
-            nats_url=self._client_url,
-            postgres_dsn=self._env.get("GOALWRIGHT_POSTGRES_DSN"),
+            nats_url=self._nats.client_url if self._nats else self._env["GOALWRIGHT_NATS_URL"],
+            postgres_dsn=self._env["GOALWRIGHT_POSTGRES_DSN"],
             services=services,
             children=children,
         )
 
     def hurry(self) -> None:
         """A second signal: stop waiting for work in flight."""
-        for child in (child for stage in self._stages for child in stage):
-            if isinstance(child, Service):
-                child.hurry()
+        for service in self._services:
+            service.hurry()
 
     async def stop(self) -> None:
         """Drain and stop everything, last stage first; idempotent."""
@@ -299,23 +332,13 @@ class System:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         runfile.remove(self._settings.home)
-        while self._stages:
-            await asyncio.gather(*(child.stop() for child in self._stages[-1]))
-            self._stages.pop()
+        for stage in reversed(self._stages):
+            await asyncio.gather(*(child.stop() for child in stage))
 
 
 def model_is_given() -> bool:
     """Whether the environment names a model provider."""
     return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
-
-
-def rehearsal_environment(url: str) -> dict[str, str]:
-    """What makes the agent and the lanes use the rehearsal model."""
-    return {
-        "OPENAI_BASE_URL": f"{url.rstrip('/')}/v1",
-        "OPENAI_API_KEY": "rehearsal",
-        "GOALWRIGHT_MODEL": "rehearsal",
-    }
 
 
 def environment_of(service: str, env: Mapping[str, str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ def up(
     the rehearsal model (unless OPENAI_API_KEY or OPENAI_BASE_URL is set) and every service as a process of
     its own.
     """
-    configure_logging("supervisor", level="warning")
+    configure_logging("supervisor", level="error")
     wanted = dict(_scale(part) for part in scale or [])
     code = asyncio.run(supervisor.supervise(SystemSettings(), scale=wanted, step=_say))
     raise typer.Exit(code)
