@@ -95,7 +95,7 @@ class Docker:
         except ImageNotFound:
             return (
                 f"the engine has no image {self._image}: build it with `docker build -t {self._image} "
-                "services/executor`, or name another one in GOALWRIGHT_PROGRAM_IMAGE"
+                "-f deploy/programs.Dockerfile .`, or name another one in GOALWRIGHT_PROGRAM_IMAGE"
             )
         except (DockerException, OSError) as error:
             return f"no Docker engine answers ({error}): start one, or set DOCKER_HOST"
