@@ -12,6 +12,7 @@ from goalwright_shared.messages import Event
 
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 RULES = Rules()
+ROOT = "1"
 
 
 class Story:
@@ -45,24 +46,43 @@ class Story:
         self.tell("goal.accepted", text="a goal", labels={}, budget_usd=budget_usd, deadline=deadline)
         contract = {"objective": "a goal", "deliverables": list(deliverables)}
         listed = list(tasks) or planned("a", "b", "c", "d", "e")
-        self.tell("plan.adopted", "1", contract=contract, tasks=listed, source=source, warnings=[])
+        self.tell(
+            "plan.adopted", ROOT, source=source, contract=contract, tasks=listed[:500],
+            task_count=len(listed), warnings=[], pruned=[], estimate_usd=0.0,
+        )  # fmt: skip
 
-    def turn(self, task_id: str, action: str, **data: Any) -> Event:
-        """A task took another turn."""
+    def turn(self, task_id: str, *actions: str) -> Event:
+        """A task took another turn: it wants these things done (nothing: it only reads on)."""
+        tasks = [{"key": f"c{n}", "lane": "exec", "action": action} for n, action in enumerate(actions)]
         return self.tell(
-            "task.expanded", task_id, key=f"k{task_id}", lane="agent.coder", action=action, **data
+            "task.expanded", task_id, key=f"k{task_id}", lane="agent.coder", tasks=tasks, continued=True,
+            task_count=len(tasks), parent=ROOT,
+        )  # fmt: skip
+
+    def tool(self, task_id: str, parent: str, action: str, result: str, *, lane: str = "exec") -> Event:
+        """What a task had wanted is dispatched and done."""
+        self.tell("task.dispatched", task_id, key="c0", lane=lane, epoch=1, action=action, parent=parent)
+        return self.tell(
+            "task.succeeded", task_id, key="c0", lane=lane, epoch=1, result=result, parent=parent
         )
 
     def failure(self, task_id: str, epoch: int, code: str, *, final: bool = False, key: str = "a") -> None:
         """A try failed; the scheduler retries it unless it was the last."""
         error = {"code": code, "message": "no"}
-        self.tell("task.failed", task_id, key=key, lane="exec", epoch=epoch, error=error, final=final)
+        self.tell(
+            "task.failed", task_id, key=key, lane="exec", epoch=epoch, error=error, final=final, parent=ROOT
+        )  # fmt: skip
         if not final:
             self.tell("task.retried", task_id, key=key, lane="exec", epoch=epoch)
 
     def success(self, task_id: str, key: str, lane: str = "agent.analyst", **data: Any) -> Event:
-        """A task is done."""
-        return self.tell("task.succeeded", task_id, key=key, lane=lane, epoch=1, **data)
+        """A planned task (or a review, which stands aside) is done."""
+        parent = None if lane == "reflect" else ROOT
+        return self.tell("task.succeeded", task_id, key=key, lane=lane, epoch=1, parent=parent, **data)
+
+    def review(self, task_id: str) -> Event:
+        """A review has begun."""
+        return self.tell("task.dispatched", task_id, key=task_id, lane="reflect", epoch=1, parent=None)
 
     def time(self, seconds: float) -> datetime:
         """So many seconds after the goal was accepted."""

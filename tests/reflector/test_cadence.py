@@ -36,7 +36,7 @@ def test_a_clients_own_plan_is_never_reviewed() -> None:
 def test_programs_and_tools_do_not_count_as_completions() -> None:
     story = story_of(5, lane="exec")
     for n in range(5):
-        story.success(f"t{n}", "run", "agent.coder", action=str(n), result=str(n))
+        story.tool(f"t{n}", "9", str(n), str(n), lane="agent.coder")
     assert review_due(audited(story.events)[0], story.time(60), RULES) is None
 
 
@@ -58,7 +58,7 @@ def test_a_dead_planned_task_is_a_reason_to_look() -> None:
 
 def test_two_reviews_are_never_open_at_a_time() -> None:
     story = story_of(3)
-    story.tell("task.dispatched", "r", key="review", lane="reflect", epoch=1)
+    story.review("r")
     for key in "def":
         story.success(key, key)
     audit, _ = audited(story.events)
@@ -69,7 +69,7 @@ def test_two_reviews_are_never_open_at_a_time() -> None:
 
 def test_a_review_that_never_ends_does_not_bar_the_next_for_ever() -> None:
     story = story_of(3)
-    story.tell("task.dispatched", "r", key="review", lane="reflect", epoch=1)
+    story.review("r")
     for key in "def":
         story.success(key, key)
     audit, _ = audited(story.events)
@@ -81,7 +81,7 @@ def test_a_goal_gets_at_most_so_many_reviews() -> None:
     for n, keys in enumerate(["abc", "def", "ghi"]):
         for key in keys:
             story.success(key, key)
-        story.tell("task.dispatched", f"r{n}", key="review", lane="reflect", epoch=1)
+        story.review(f"r{n}")
         story.success(f"r{n}", "review", "reflect")
     audit, _ = audited(story.events)
     assert audit.reviews.count == 3

@@ -39,7 +39,9 @@ GRAPH = [
         summary="12 rows"),
     row("3", "run", "2", "exec", "succeeded", outputs=["stdout"]),
     row("4", "write", "1", "agent.writer", "blocked", inputs=["tidy"], outputs=["report"]),
-    row("5", "review", "1", "reflect", "dispatched", outputs=[]),
+    row("5", "review", None, "reflect", "dispatched", outputs=[]),
+    row("6", "judge", "5", "agent.judge", "dispatched", outputs=["verdict"]),
+    row("7", "plan", "1", "agent.ask", "succeeded", outputs=["plan"]),
 ]  # fmt: skip
 
 
@@ -96,14 +98,14 @@ def judged(text: str) -> Work:
     """The reflect task, resumed with this answer of its judge."""
     ref = ArtifactRef.of_text("verdict", text, ArtifactType.JSON)
     child = ChildResult(key="judge", task_id="6", status="succeeded", outputs={"verdict": ref})
-    return work(children=[child], continuation={"step": "judged", "root": "1"}, epoch=2, turn=1)
+    return work(children=[child], continuation={"step": "judged"}, epoch=2, turn=1)
 
 
 async def test_the_first_turn_asks_one_judge_with_everything_it_must_know() -> None:
     scheduler = Scheduler()
     outcome = await perform(scheduler, work())
     assert isinstance(outcome, Expand)
-    assert outcome.continuation == {"step": "judged", "root": "1"}
+    assert outcome.continuation == {"step": "judged"}
     [judge] = outcome.tasks
     assert judge.lane == "agent.judge"
     assert [(o.name, o.type) for o in judge.outputs] == [("verdict", ArtifactType.JSON)]
@@ -111,10 +113,8 @@ async def test_the_first_turn_asks_one_judge_with_everything_it_must_know() -> N
     card = cast(dict[str, Any], judge.params)["review"]
     assert card["goal"] == "a report"
     assert card["contract"]["deliverables"] == ["report"]
-    assert [(row["key"], row["state"]) for row in card["tasks"]] == [
-        ("load", "succeeded"),
-        ("write", "blocked"),
-    ]
+    shown = {task["key"]: task["state"] for task in card["tasks"]}
+    assert shown == {"load": "succeeded", "write": "blocked"}
     assert card["tasks"][0] == {
         "key": "load", "title": "Load", "lane": "agent.coder", "state": "succeeded", "inputs": ["raw"],
         "outputs": ["tidy"], "summary": "12 rows",
@@ -137,7 +137,7 @@ async def test_a_plan_found_wanting_is_replanned_at_the_root_for_its_owner(wrong
     scheduler = Scheduler()
     answer = verdict(better_plan="add a chart of outliers", **{wrong: False})
     outcome = await perform(scheduler, judged(json.dumps(answer)))
-    body = {"goal_id": "g", "reason": "add a chart of outliers", "evidence": ["load"], "target_task_id": "1"}
+    body = {"goal_id": "g", "reason": "add a chart of outliers", "evidence": ["load"]}
     assert scheduler.said == [("replan", "acme", body)]
     assert isinstance(outcome, Done)
     assert "A replan was asked for" in outcome.summary
@@ -169,7 +169,7 @@ async def test_a_dead_judge_does_not_fail_the_review() -> None:
     error = TaskError(code="no_model", message="the model cannot be reached")
     child = ChildResult(key="judge", task_id="6", status="dead", error=error)
     scheduler = Scheduler()
-    outcome = await perform(scheduler, work(children=[child], continuation={"step": "judged", "root": "1"}))
+    outcome = await perform(scheduler, work(children=[child], continuation={"step": "judged"}))
     assert isinstance(outcome, Done)
     assert outcome.summary == "review could not be had: the model cannot be reached"
     assert scheduler.said == []

@@ -51,7 +51,7 @@ async def _ask_judge(work: Work, attempt: Attempt, clock: Clock) -> Outcome:
         task_id=work.task_id,
         epoch=work.epoch,
         tasks=[_judge(card)],
-        continuation={"step": _JUDGED, "root": review.root_task(tasks)},
+        continuation={"step": _JUDGED},
     )
 
 
@@ -119,14 +119,8 @@ async def _tell_off_topic(work: Work, advice: review.Advice, say: Say) -> None:
 
 
 async def _ask_replan(work: Work, advice: review.Advice, say: Say) -> str:
-    root = work.continuation.get("root") if isinstance(work.continuation, dict) else None
-    body: dict[str, Any] = {
-        "goal_id": work.goal_id,
-        "reason": advice.replan,
-        "evidence": list(advice.evidence),
-    }
-    if root is not None:
-        body["target_task_id"] = root
+    """Without a `target_task_id` the scheduler replans the goal's root."""
+    body = {"goal_id": work.goal_id, "reason": advice.replan, "evidence": list(advice.evidence)}
     answer = await say("replan", work.owner, body)
     if "error" in answer:
         log.warning("replan refused", error=answer["error"])

@@ -19,6 +19,7 @@ from goalwright_reflector.core.ladder import climb
 from goalwright_reflector.core.model import Audit, Finding, Rules, Signal, forget, remember, signal_id
 from goalwright_reflector.core.patterns import alternates, smallest_period, stale
 
+_ACTIONS = 512  # tasks added by performers that are under way
 _THREADS = 256  # tasks whose turns are followed at a time
 _TOLD = 64  # results of a task's last children
 _SEEN = 512  # results remembered as known
@@ -27,7 +28,7 @@ _SHAPES = 16  # plans remembered to recognise an old one
 _WAITING = 256  # tasks known to wait for a person
 
 _Checked = tuple[Audit, list[Finding]]
-_REFLECT = "reflect"
+_REFLECT, _PLAN = "reflect", "plan"
 _NOT_REDONE = frozenset({"redelivered"})
 
 
@@ -101,10 +102,9 @@ def _answered(audit: Audit, event: Event, _: Rules) -> _Checked:
 
 
 def _adopted(audit: Audit, event: Event, _: Rules) -> _Checked:
-    first = audit.plan is None
-    plan = plans.adopted(event.data, audit.plan)
-    audit = replace(audit, plan=plan, shapes=(*audit.shapes, plans.shape(plan))[-_SHAPES:])
-    if not (first and plan.useless):
+    plan = plans.adopted(event.task_id or "", event.data)
+    audit = replace(audit, plan=plan, shapes=(plans.shape(plan),))
+    if not plan.useless:
         return audit, []
     names = ", ".join(sorted(plan.useless)[:5])
     message = f"{len(plan.useless)} planned tasks make nothing that a deliverable needs: {names}"
@@ -112,9 +112,11 @@ def _adopted(audit: Audit, event: Event, _: Rules) -> _Checked:
 
 
 def _revised(audit: Audit, event: Event, _: Rules) -> _Checked:
-    plan = plans.revised(event.data, audit.plan)
+    if audit.plan is None:
+        return audit, []
+    plan = plans.revised(audit.plan, event.data)
     shape = plans.shape(plan)
-    again = bool(plan.lanes) and shape in audit.shapes
+    again = shape and shape != audit.shapes[-1] and shape in audit.shapes
     audit = replace(audit, plan=plan, shapes=(*audit.shapes, shape)[-_SHAPES:])
     if not again:
         return audit, []
@@ -129,40 +131,56 @@ def _replanned(audit: Audit, _: Event, __: Rules) -> _Checked:
 # --- tasks ---------------------------------------------------------------------------------------------
 
 
-def _expanded(audit: Audit, event: Event, rules: Rules) -> _Checked:
-    """A turn: what the task was told by its last children, and what it did then."""
-    action, task = event.data.get("action"), event.task_id
-    if task is None or not action:
+def _dispatched(audit: Audit, event: Event, _: Rules) -> _Checked:
+    """Remember what an added task is about to do; the first dispatch of a reflect task opens a review."""
+    task, action = event.task_id, event.data.get("action")
+    if task is None:
         return audit, []
+    if _lane(event) == _REFLECT:
+        return _review_begun(audit, task, event.at), []
+    if action and not _is_planned(audit, event):
+        return replace(audit, actions=remember(audit.actions, task, str(action), _ACTIONS)), []
+    return audit, []
+
+
+def _expanded(audit: Audit, event: Event, rules: Rules) -> _Checked:
+    """A turn: what the task was told by its last children, and what it wants done now. A turn without new
+    tasks (reading on, waiting) does nothing that could repeat."""
+    task, actions = event.task_id, _actions(event)
+    if task is None or not actions:
+        return audit, []
+    if _lane(event) == _PLAN and event.data.get("continued") is False and audit.plan is not None:
+        return replace(audit, plan=plans.refined(audit.plan, task, event.data)), []
     told = "+".join(sorted(audit.told.get(task, ())))
     audit = replace(audit, told=forget(audit.told, task))
-    return _followed(audit, event, f"{action} {event.data.get('result')} {told}", rules)
+    return _followed(audit, event, f"{told} → {actions}", rules)
 
 
 def _succeeded(audit: Audit, event: Event, rules: Rules) -> _Checked:
+    task = event.task_id or ""
     audit = replace(
         audit,
-        threads=forget(audit.threads, event.task_id or ""),
-        told=forget(audit.told, event.task_id or ""),
-        failures=forget(audit.failures, event.task_id or ""),
-        waiting=audit.waiting - {event.task_id or ""},
+        threads=forget(audit.threads, task),
+        told=forget(audit.told, task),
+        failures=forget(audit.failures, task),
+        waiting=audit.waiting - {task},
     )
     if _lane(event) == _REFLECT:
         return _reviewed(audit, event)
-    if audit.plan is not None and audit.plan.has(_key(event)):
+    if _is_planned(audit, event):
         return _counted(audit, event), []
     return _added_result(audit, event, rules)
 
 
 def _failed(audit: Audit, event: Event, rules: Rules) -> _Checked:
-    """A try failed or expired; `final` tells whether the task is dead with it."""
-    final = event.kind == "task.failed" and event.data.get("final", True) is True
+    """A try failed; `final` tells whether the task is dead with it."""
+    final = event.data.get("final") is True
     if _lane(event) == _REFLECT:
         return (_review_closed(audit) if final else audit), []
     audit, repeated = _same_failure(audit, event, rules)
     if not final:
         return audit, repeated
-    if audit.plan is not None and audit.plan.has(_key(event)):
+    if _is_planned(audit, event):
         return _ended(audit, event, died=True), repeated
     audit, findings = _added_result(audit, event, rules)
     return audit, repeated + findings
@@ -175,14 +193,6 @@ def _dropped(audit: Audit, event: Event, _: Rules) -> _Checked:
     return _ended(audit, event, died=event.kind == "task.skipped"), []
 
 
-def _dispatched(audit: Audit, event: Event, _: Rules) -> _Checked:
-    """The first dispatch of a reflect task opens a review."""
-    if _lane(event) != _REFLECT or event.task_id is None or event.task_id in audit.reviews.seen:
-        return audit, []
-    seen = audit.reviews.seen | {event.task_id}
-    return review_opened(replace(audit, reviews=replace(audit.reviews, seen=seen)), event.at), []
-
-
 def review_opened(audit: Audit, at: datetime) -> Audit:
     """A review starts here: the next one counts from this point."""
     reviews = replace(
@@ -192,23 +202,33 @@ def review_opened(audit: Audit, at: datetime) -> Audit:
     return replace(audit, reviews=reviews)
 
 
+def _review_begun(audit: Audit, task: str, at: datetime) -> Audit:
+    if task in audit.reviews.seen:
+        return audit
+    reviews = replace(audit.reviews, seen=audit.reviews.seen | {task})
+    return review_opened(replace(audit, reviews=reviews), at)
+
+
 def _review_closed(audit: Audit) -> Audit:
     return replace(audit, reviews=replace(audit.reviews, open_since=None))
+
+
+def _is_planned(audit: Audit, event: Event) -> bool:
+    return audit.plan is not None and audit.plan.has(_key(event), _parent(event))
 
 
 def _counted(audit: Audit, event: Event) -> Audit:
     """A planned task is done; agents' tasks count towards the next review."""
     assert audit.plan is not None
-    key = _key(event)
-    agent = audit.plan.lanes.get(key, "").startswith("agent.")
-    plan = replace(audit.plan, open=forget(audit.plan.open, key))
+    plan = replace(audit.plan, open=audit.plan.open - {_key(event)})
+    agent = _lane(event).startswith("agent.")
     return replace(audit, plan=plan, done=audit.done + 1, completions=audit.completions + agent)
 
 
 def _ended(audit: Audit, event: Event, *, died: bool) -> Audit:
-    if audit.plan is None or not audit.plan.has(_key(event)):
+    if audit.plan is None or not _is_planned(audit, event):
         return audit
-    plan = replace(audit.plan, open=forget(audit.plan.open, _key(event)))
+    plan = replace(audit.plan, open=audit.plan.open - {_key(event)})
     reviews = replace(audit.reviews, a_task_died=True) if died else audit.reviews
     return replace(audit, plan=plan, ended=audit.ended + 1, reviews=reviews)
 
@@ -253,9 +273,12 @@ def _added_result(audit: Audit, event: Event, rules: Rules) -> _Checked:
     """A task that a performer added has ended: its parent is told. Is there anything new in it, and who asks
     whom?"""
     audit = _told(audit, event)
-    digest = _pair(event)
-    if digest is None or audit.plan is None:
+    action = audit.actions.get(event.task_id or "")
+    audit = replace(audit, actions=forget(audit.actions, event.task_id or ""))
+    result = event.data.get("result")
+    if audit.plan is None or not action or not result:
         return audit, []
+    digest = f"{action} {result}"
     new = digest not in audit.seen
     audit = replace(
         audit,
@@ -263,18 +286,18 @@ def _added_result(audit: Audit, event: Event, rules: Rules) -> _Checked:
         freshness=(*audit.freshness, (new, event.event_id))[-rules.stale_window :],
     )
     audit, stalled = _no_new_evidence(audit, event, rules)
-    audit, talking = _ping_pong(audit, event, rules)
+    audit, talking = _ping_pong(audit, event, action, rules)
     return audit, stalled + talking
 
 
 def _told(audit: Audit, event: Event) -> Audit:
-    parent, result = event.data.get("parent"), event.data.get("result")
-    if not parent or not result:
+    parent, result = _parent(event), event.data.get("result")
+    if parent is None or not result:
         return audit
-    results = audit.told.get(str(parent), frozenset())
+    results = audit.told.get(parent, frozenset())
     if len(results) >= _TOLD:
         return audit
-    told = remember(audit.told, str(parent), results | {f"{_lane(event)} {result}"}, _THREADS)
+    told = remember(audit.told, parent, results | {f"{_lane(event)} {result}"}, _THREADS)
     return replace(audit, told=told)
 
 
@@ -288,12 +311,12 @@ def _no_new_evidence(audit: Audit, event: Event, rules: Rules) -> _Checked:
     return replace(audit, freshness=()), [finding]
 
 
-def _ping_pong(audit: Audit, event: Event, rules: Rules) -> _Checked:
+def _ping_pong(audit: Audit, event: Event, action: str, rules: Rules) -> _Checked:
     """Two roles that ask each other the same again, in whatever words they answer."""
-    lane, action = _lane(event), event.data.get("action")
-    if not lane.startswith("agent.") or not action:
+    lane = _lane(event)
+    if not lane.startswith("agent."):
         return audit, []
-    turns = (*audit.turns, (lane, str(action), event.event_id))[-rules.ping_pong :]
+    turns = (*audit.turns, (lane, action, event.event_id))[-rules.ping_pong :]
     audit = replace(audit, turns=turns)
     distinct = {(lane, action) for lane, action, _ in turns}
     if (
@@ -347,7 +370,7 @@ def _budget_risk(audit: Audit, event: Event, rules: Rules) -> list[Finding]:
 
 def said_by(event: Event) -> str | None:
     """The id of the signal that this event tells was recorded, else None."""
-    if event.kind not in ("reflection.signalled", "progress.reported"):
+    if event.kind != "reflection.signalled":
         return None
     told = event.data.get("signal_id")
     name = str(event.data.get("signal") or "")
@@ -403,10 +426,16 @@ def _failure_class(event: Event) -> str:
     return str(code or event.kind.removeprefix("task."))
 
 
-def _pair(event: Event) -> str | None:
-    """Action and result of an ended task; None when the event does not tell both."""
-    action, result = event.data.get("action"), event.data.get("result")
-    return f"{_lane(event)} {action} {result}" if action and result else None
+def _parent(event: Event) -> str | None:
+    parent = event.data.get("parent")
+    return None if parent is None else str(parent)
+
+
+def _actions(event: Event) -> str:
+    """What the tasks of an expansion would do, in any order."""
+    tasks = event.data.get("tasks")
+    items = tasks if isinstance(tasks, list) else []
+    return " ".join(sorted(str(item.get("action")) for item in items if isinstance(item, Mapping)))
 
 
 def _number(value: Any) -> float:
@@ -437,7 +466,6 @@ _STEPS: dict[str, Callable[[Audit, Event, Rules], _Checked]] = {
     "task.expanded": _expanded,
     "task.succeeded": _succeeded,
     "task.failed": _failed,
-    "task.expired": _failed,
     "task.skipped": _dropped,
     "task.cancelled": _dropped,
     "task.parked": _waits,

@@ -121,7 +121,7 @@ def progress_data(audit: Audit, now: datetime) -> dict[str, Any]:
         "done": audit.done,
         "total": plan.total if plan else 0,
         "spent_usd": round(audit.spent_usd, 6),
-        "next": list(plan.open.values())[:_NEXT] if plan else [],
+        "next": [title for key, title in plan.titles.items() if key in plan.open][:_NEXT] if plan else [],
         "eta_seconds": None if eta is None else round(eta, 1),
         "risks": sorted({name for name, _ in audit.rungs}),
     }

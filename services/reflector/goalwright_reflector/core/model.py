@@ -95,18 +95,22 @@ def signal_id(goal_id: str, signal: str, evidence: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was planned. `lanes` is {key: lane} (empty for huge plans), `open` {key: title} of what is not
-    done yet (empty for large plans), `useless` the tasks whose outputs reach no deliverable."""
+    """What was planned. `parents` are the tasks whose plans these are; `titles` and `lanes` (by key) and
+    `open` (not done yet) are empty for large plans; `useless` are those that reach no deliverable."""
 
     source: str
     total: int
-    lanes: Mapping[str, str]
-    open: Mapping[str, str] = field(default_factory=dict)
+    parents: frozenset[str]
+    titles: Mapping[str, str] = field(default_factory=dict)
+    lanes: Mapping[str, str] = field(default_factory=dict)
+    open: frozenset[str] = frozenset()
     useless: frozenset[str] = frozenset()
 
-    def has(self, key: str) -> bool:
+    def has(self, key: str, parent: str | None) -> bool:
         """Whether the plan lists this task, rather than a performer having added it."""
-        return not self.lanes or key in self.lanes
+        if parent is not None and parent not in self.parents:
+            return False
+        return not self.titles or key in self.titles
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,7 @@ class Audit:
     waiting: frozenset[str] = frozenset()
     threads: Mapping[str, tuple[Token, ...]] = field(default_factory=dict)
     failures: Mapping[str, tuple[tuple[int, str, str], ...]] = field(default_factory=dict)
+    actions: Mapping[str, str] = field(default_factory=dict)
     told: Mapping[str, frozenset[str]] = field(default_factory=dict)
     seen: Mapping[str, None] = field(default_factory=dict)
     freshness: tuple[tuple[bool, str], ...] = ()

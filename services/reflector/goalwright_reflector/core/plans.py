@@ -4,69 +4,79 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from goalwright_reflector.core.model import Plan
 
-_LISTED = 20_000
+_LISTED = 1_000
 """Plans above this many tasks are counted, not listed."""
 
-_OPEN = 256
-"""Plans above this many tasks do not name what comes next."""
 
-
-def adopted(data: Mapping[str, Any], before: Plan | None) -> Plan:
-    """The plan after `plan.adopted`; a refinement (a second adoption) adds to the first."""
+def adopted(task_id: str, data: Mapping[str, Any]) -> Plan:
+    """The plan of a goal, from `plan.adopted` of its root task."""
     tasks = _tasks(data.get("tasks"))
-    if before is None:
-        return _plan(str(data.get("source") or "planner"), tasks, useless=_useless(data, tasks))
-    return _joined(before, tasks)
+    plan = Plan(
+        source=str(data.get("source") or "planner"),
+        total=0,
+        parents=frozenset({task_id}),
+        useless=_useless(data, tasks),
+    )
+    return _grown(plan, tasks, _count(data, tasks))
 
 
-def revised(data: Mapping[str, Any], before: Plan | None) -> Plan:
-    """The plan after `plan.revised`: the whole new list as `tasks`, or what was `added` and `dropped`."""
-    if before is None or data.get("tasks"):
-        source = before.source if before else "planner"
-        return _plan(source, _tasks(data.get("tasks")), useless=frozenset())
-    dropped = set(_keys(data.get("dropped")))
-    kept = Plan(
-        source=before.source,
-        total=before.total - len(dropped),
+def refined(before: Plan, task_id: str, data: Mapping[str, Any]) -> Plan:
+    """A planned task became a plan itself: its tasks join those of the goal."""
+    tasks = _tasks(data.get("tasks"))
+    grown = _grown(before, tasks, _count(data, tasks))
+    return replace(grown, parents=before.parents | {task_id})
+
+
+def revised(before: Plan, data: Mapping[str, Any]) -> Plan:
+    """The plan after `plan.revised`: what was `added`, without what was `dropped`."""
+    dropped = {str(task["key"]) for task in _tasks(data.get("dropped"))}
+    kept = replace(
+        before,
+        total=max(0, before.total - len(dropped)),
+        titles={key: title for key, title in before.titles.items() if key not in dropped},
         lanes={key: lane for key, lane in before.lanes.items() if key not in dropped},
-        open={key: title for key, title in before.open.items() if key not in dropped},
+        open=before.open - dropped,
         useless=before.useless - dropped,
     )
-    return _joined(kept, _tasks(data.get("added")))
+    tasks = _tasks(data.get("added"))
+    return _grown(kept, tasks, len(tasks))
 
 
 def shape(plan: Plan) -> str:
-    """A fingerprint of what the plan does, to recognise one that was dropped before."""
+    """A fingerprint of what the plan does, to recognise one that was given up before; "" when unknown."""
+    if not plan.lanes:
+        return ""
     return hashlib.sha256(json.dumps(sorted(plan.lanes.items())).encode()).hexdigest()[:16]
 
 
-def _plan(source: str, tasks: list[Mapping[str, Any]], useless: frozenset[str]) -> Plan:
-    keys = {str(task["key"]): task for task in tasks}
-    return Plan(
-        source=source,
-        total=len(keys),
-        lanes={k: str(t.get("lane", "")) for k, t in keys.items()} if len(keys) <= _LISTED else {},
-        open={k: str(t.get("title") or k) for k, t in keys.items()} if len(keys) <= _OPEN else {},
-        useless=useless,
+def _grown(before: Plan, tasks: list[Mapping[str, Any]], count: int) -> Plan:
+    """`before` with `count` more tasks, of which `tasks` are told; listed only while all are known."""
+    total = before.total + count
+    known = len(before.titles) == before.total and len(tasks) == count and total <= _LISTED
+    keys = [str(task["key"]) for task in tasks]
+    return replace(
+        before,
+        total=total,
+        titles={**before.titles, **{k: str(t.get("title") or k) for k, t in zip(keys, tasks, strict=True)}}
+        if known
+        else {},
+        lanes={**before.lanes, **{k: str(t.get("lane")) for k, t in zip(keys, tasks, strict=True)}}
+        if known
+        else {},
+        open=before.open | set(keys) if known else frozenset(),
     )
 
 
-def _joined(before: Plan, tasks: list[Mapping[str, Any]]) -> Plan:
-    added = _plan(before.source, [t for t in tasks if t["key"] not in before.lanes], frozenset())
-    lanes = {**before.lanes, **added.lanes}
-    opened = {**before.open, **added.open}
-    return Plan(
-        source=before.source,
-        total=before.total + added.total,
-        lanes=lanes if len(lanes) <= _LISTED else {},
-        open=opened if len(opened) <= _OPEN else {},
-        useless=before.useless,
-    )
+def _count(data: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> int:
+    """Events list the first tasks of a large plan, and tell how many there are."""
+    count = data.get("task_count")
+    return max(count, len(tasks)) if isinstance(count, int) else len(tasks)
 
 
 def _tasks(value: Any) -> list[Mapping[str, Any]]:
@@ -74,21 +84,14 @@ def _tasks(value: Any) -> list[Mapping[str, Any]]:
     return [item for item in items if isinstance(item, Mapping) and item.get("key")]
 
 
-def _keys(value: Any) -> Iterable[str]:
-    items = value if isinstance(value, list) else []
-    return (str(item["key"]) if isinstance(item, Mapping) else str(item) for item in items)
-
-
 def _names(value: Any) -> list[str]:
-    return list(_names_of(value if isinstance(value, list) else []))
-
-
-def _names_of(items: list[Any]) -> Iterable[str]:
-    return (str(item.get("name")) if isinstance(item, Mapping) else str(item) for item in items)
+    return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _useless(data: Mapping[str, Any], tasks: list[Mapping[str, Any]]) -> frozenset[str]:
-    """Tasks with outputs of which none reaches a deliverable; none when no deliverables are declared."""
+    """Tasks with outputs of which none reaches a deliverable; none when that cannot be told."""
+    if _count(data, tasks) != len(tasks):
+        return frozenset()
     contract = data.get("contract")
     wanted = _names(contract.get("deliverables")) if isinstance(contract, Mapping) else []
     by_key = {str(task["key"]): task for task in tasks}

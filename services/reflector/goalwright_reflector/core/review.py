@@ -113,17 +113,13 @@ def card(
 def planned(tasks: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The tasks of the goal's plans: children of plan tasks that are neither reviews nor replans. What
     performers added (tools, questions to other roles) is their parents' business."""
-    plans = {task.get("task_id") for task in tasks if task.get("lane") == "plan" or not task.get("parent")}
+    plans = {task.get("task_id") for task in tasks if task.get("lane") == "plan"}
     return [task for task in tasks if task.get("parent") in plans and not _is_about_the_plan(task)]
 
 
 def _is_about_the_plan(task: Mapping[str, Any]) -> bool:
-    return task.get("lane") == "reflect" or (task.get("lane") == "plan" and not task.get("outputs"))
-
-
-def root_task(tasks: Iterable[Mapping[str, Any]]) -> str | None:
-    """The task that is the goal itself: the one without a parent."""
-    return next((str(task["task_id"]) for task in tasks if not task.get("parent")), None)
+    lane = task.get("lane")
+    return lane == "agent.ask" or (lane == "plan" and not task.get("outputs"))
 
 
 def _interest(task: Mapping[str, Any]) -> int:
