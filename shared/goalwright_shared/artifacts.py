@@ -133,6 +133,14 @@ class ObjectArtifacts:
         with path.open("wb") as file:
             await self._get_object(ref, file)
 
+    async def size_of(self, digest: str) -> int | None:
+        """Bytes of the object of that name, None when there is none."""
+        try:
+            info = await (await self._bucket()).get_info(digest)
+        except (ObjectNotFoundError, NotFoundError):
+            return None
+        return info.size or 0
+
     @staticmethod
     def _ref(name: str, type: ArtifactType, media_type: str | None, size: int, digest: str) -> ArtifactRef:
         return ArtifactRef(

@@ -116,13 +116,16 @@ def reflector_consumers() -> list[tuple[str, ConsumerConfig]]:
     return [(subjects.EVENTS, config)]
 
 
-def lane_consumer(lane: str) -> ConsumerConfig:
-    """The durable pull consumer of a lane: performers pull one message at a time from it."""
+def lane_consumer(lane: str, *, ack_wait: float = 30) -> ConsumerConfig:
+    """The durable pull consumer of a lane: performers pull one message at a time from it.
+
+    Ours extend `ack_wait` while they work; lanes of users, who need not, get one beyond their lease.
+    """
     return ConsumerConfig(
         durable_name=subjects.work_durable(lane),
         filter_subject=subjects.work(lane),
         ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=30,
+        ack_wait=ack_wait,
         max_deliver=-1,
         max_ack_pending=MAX_SLOTS,
         max_waiting=MAX_SLOTS,

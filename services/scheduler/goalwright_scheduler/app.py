@@ -1,0 +1,119 @@
+"""Wiring of the scheduler: the only place that builds its adapters."""
+
+from __future__ import annotations
+
+import asyncpg
+import structlog
+from goalwright_shared import lifecycle
+from goalwright_shared.artifacts import ObjectArtifacts
+from goalwright_shared.broker import Connection, build_broker, process_name
+from goalwright_shared.errors import Unreachable
+from goalwright_shared.health import Health
+from goalwright_shared.lifecycle import Stopper
+from goalwright_shared.telemetry import configure_logging, redact, remember_secrets
+
+from goalwright_scheduler import migrations
+from goalwright_scheduler.handlers import query_subscribers
+from goalwright_scheduler.queries import Queries
+from goalwright_scheduler.reign import Leadership
+from goalwright_scheduler.settings import SchedulerSettings
+
+log = structlog.get_logger(__name__)
+
+
+class Database:
+    """A part: the pool that queries read from; checks that the schema is the one this release knows."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    @property
+    def pool(self) -> asyncpg.Pool[asyncpg.Record]:
+        """The pool; only between start and stop."""
+        assert self._pool is not None
+        return self._pool
+
+    async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
+        """A connection of its own, for the writer."""
+        return await asyncpg.connect(self._dsn, timeout=5, command_timeout=60)
+
+    async def start(self) -> None:
+        """Connect; raises `Unreachable`."""
+        try:
+            self._pool = await asyncpg.create_pool(
+                self._dsn, min_size=1, max_size=4, timeout=5, command_timeout=30
+            )
+        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            raise Unreachable(
+                "postgres_unreachable", f"Postgres does not answer at {redact(self._dsn)}: {error}",
+                hint="start one with `goalwright up`, or set GOALWRIGHT_POSTGRES_DSN",
+            ) from error  # fmt: skip
+        have, newest = await migrations.status(self._dsn)
+        if have != newest:
+            raise Unreachable(
+                "schema_differs", f"the schema is at revision {have}, this release needs {newest}",
+                hint="goalwright db migrate",
+            )  # fmt: skip
+
+    async def stop(self) -> None:
+        """Close the pool."""
+        if self._pool is not None:
+            await self._pool.close()
+            self._pool = None
+
+
+class Handlers:
+    """A part: the broker's query subscribers, running after the connection is up."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._broker = connection.broker
+
+    async def start(self) -> None:
+        """Start every subscriber that was built."""
+        await self._broker.start()
+
+    async def stop(self) -> None:
+        """The connection stops them with itself."""
+
+
+async def serve(settings: SchedulerSettings | None = None) -> int:
+    """Run the scheduler until a signal. Returns the exit code."""
+    settings = settings or SchedulerSettings()
+    configure_logging("scheduler", level=settings.log_level, format=settings.log_format)
+    remember_secrets([settings.postgres_dsn, settings.nats_url])
+    stopper = Stopper()
+    broker = build_broker("scheduler", settings, stopper)
+    connection = Connection(broker, settings)
+    database = Database(settings.postgres_dsn)
+    artifacts = _LateArtifacts(connection)
+    leadership = Leadership(
+        connect=database.connect, broker=broker, client=lambda: connection.nats, artifacts=artifacts,
+        settings=settings, holder=process_name(settings), fatal=stopper.fatal,
+    )  # fmt: skip
+    query_subscribers(broker, lambda: Queries(database.pool, leadership.memory))
+
+    async def ready() -> str | None:
+        if not connection.nats.is_connected:
+            return "NATS is not connected"
+        try:
+            await database.pool.fetchval("SELECT 1")
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            return f"Postgres does not answer: {error}"
+        return None
+
+    health = Health("scheduler", settings.health_host, settings.health_port, ready)
+    return await lifecycle.run([connection, database, health, Handlers(connection), leadership], stopper)
+
+
+class _LateArtifacts(ObjectArtifacts):
+    """The object store of a connection that starts later."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        super().__init__(None)  # type: ignore[arg-type]  # set at first use
+
+    async def _bucket(self):  # type: ignore[no-untyped-def]  # as the parent
+        if self._js is None:
+            self._js = self._connection.nats.jetstream(timeout=30)
+        return await super()._bucket()

@@ -1,0 +1,281 @@
+"""Insert tasks: the root of a goal, the generations of expansions, single tasks beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from goalwright_shared.errors import Refused
+from goalwright_shared.graph import Compiled
+from goalwright_shared.messages import Contract, Pruned, TaskSpec
+
+from goalwright_scheduler import people
+from goalwright_scheduler.change import Change, TaskRow
+from goalwright_scheduler.core import money, roi
+from goalwright_scheduler.core.ready import Ready
+from goalwright_scheduler.core.states import State
+
+SHOWN_TASKS = 500
+"""Tasks listed in one event; larger plans are read with `query.graph`."""
+
+_TASK = (
+    "id", "goal", "parent", "generation", "depth", "lane", "state", "unmet", "children", "head_start", "rank",
+    "ready_at",
+)  # fmt: skip
+_SPEC = ("id", "key", "inputs", "outputs", "value", "spec")
+
+
+class NotExpandable(Refused):
+    """An expansion that cannot be: too deep, too many tasks, lanes it may not use."""
+
+
+async def insert_root(change: Change, goal: int, spec: TaskSpec, weight: float, *, planned: bool) -> int:
+    """The root task of a goal: ready for the planner, or (with a plan) waiting for its children."""
+    task: int = await change.db.fetchval("SELECT nextval('task_ids')")
+    head_start = change.settings.head_start_seconds / 2 + 10 * math.log2(weight)
+    state = State.EXPANDED if planned else State.READY
+    await _insert(change, [_task_record(change, task, goal, None, 0, 0, spec, state, 0, [], head_start)])
+    await _insert_specs(change, [(task, spec)])
+    await change.db.execute("UPDATE goal SET root_task = $2 WHERE num = $1", goal, task)
+    return task
+
+
+async def insert_beside(change: Change, parent: TaskRow, spec: TaskSpec) -> int:
+    """One more child in the parent's current generation, needing no sibling (a replan)."""
+    task: int = await change.db.fetchval("SELECT nextval('task_ids')")
+    record = _task_record(
+        change, task, parent.goal, parent.id, parent.expansions, parent.depth + 1, spec, State.READY, 0, [],
+        parent.head_start + change.settings.head_start_seconds,
+    )  # fmt: skip
+    await _insert(change, [record])
+    await _insert_specs(change, [(task, spec)])
+    await change.db.execute("UPDATE task SET open_children = open_children + 1 WHERE id = $1", parent.id)
+    return task
+
+
+async def insert_aside(change: Change, goal: int, spec: TaskSpec) -> int:
+    """A task of the goal outside its plan (a review): it delays nothing and ends with the goal."""
+    task: int = await change.db.fetchval("SELECT nextval('task_ids')")
+    head_start = change.settings.head_start_seconds
+    await _insert(
+        change, [_task_record(change, task, goal, None, 0, 0, spec, State.READY, 0, [], head_start)]
+    )
+    await _insert_specs(change, [(task, spec)])
+    return task
+
+
+async def insert_generation(
+    change: Change,
+    parent: TaskRow,
+    specs: Sequence[TaskSpec],
+    compiled: Compiled,
+    *,
+    states: Sequence[State],
+    kind: str = "replace",
+    continuation: str | None = None,
+    to: State = State.EXPANDED,
+    values: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]] | None:
+    """Children for a parent that was in one of `states` at its epoch; None when that race was lost.
+
+    Returns the children as events tell them. `continuation` is JSON; `values` are the deliverables'.
+    """
+    await limit(change, parent, len(specs))
+    row = await change.fetchrow(
+        "expand", parent.id, parent.epoch, str(to), len(specs), [str(state) for state in states]
+    )
+    if row is None:
+        return None
+    generation: int = row["expansions"]
+    await change.db.execute(
+        "INSERT INTO expansion (parent, generation, kind, continuation) VALUES ($1, $2, $3, $4)",
+        parent.id, generation, kind, continuation,
+    )  # fmt: skip
+    if not specs:
+        return []
+    await _bring_inputs(change, parent)
+    starts = _head_starts(change, parent, specs, compiled, values)
+    return await insert_children(change, parent, generation, specs, compiled.needs, starts, set())
+
+
+async def insert_children(
+    change: Change,
+    parent: TaskRow,
+    generation: int,
+    specs: Sequence[TaskSpec],
+    needs: Mapping[str, Sequence[str]],
+    starts: Mapping[str, float],
+    met: set[str],
+) -> list[dict[str, Any]]:
+    """Insert tasks whose `needs` are among themselves or already `met`; tell them as events do."""
+    ids = await _new_ids(change, len(specs))
+    by_key = {spec.key: task for spec, task in zip(specs, ids, strict=True)}
+    children: dict[str, list[int]] = {spec.key: [] for spec in specs}
+    for spec in specs:
+        for need in needs[spec.key]:
+            if need in children:
+                children[need].append(by_key[spec.key])
+    records = []
+    asked = []
+    for spec in specs:
+        unmet = sum(1 for need in needs[spec.key] if need not in met)
+        state = State.BLOCKED if unmet else State.PARKED if spec.lane == "human" else State.READY
+        if state is State.PARKED:
+            asked.append(by_key[spec.key])
+        records.append(
+            _task_record(
+                change, by_key[spec.key], parent.goal, parent.id, generation, parent.depth + 1, spec, state,
+                unmet, children[spec.key], starts.get(spec.key, parent.head_start),
+            )
+        )  # fmt: skip
+    await _insert(change, records)
+    await _insert_specs(change, [(by_key[spec.key], spec) for spec in specs])
+    await people.ask(change, asked)
+    return [told(by_key[spec.key], spec, needs[spec.key]) for spec in specs]
+
+
+def told(task: int, spec: TaskSpec, needs: Sequence[str]) -> dict[str, Any]:
+    """A task as events tell it."""
+    return {
+        "task_id": str(task), "key": spec.key, "title": spec.title, "lane": spec.lane, "needs": list(needs),
+        "inputs": list(spec.inputs), "outputs": [output.name for output in spec.outputs], "value": spec.value,
+    }  # fmt: skip
+
+
+def emit_adopted(
+    change: Change,
+    root: TaskRow,
+    children: Sequence[dict[str, Any]] | None,
+    contract: Contract,
+    source: str,
+    pruned: Sequence[Pruned] = (),
+    warnings: Sequence[str] = (),
+) -> None:
+    """Tell the plan of a goal: `source` is planner or client."""
+    tasks = list(children or ())
+    change.emit(
+        root.goal, "plan.adopted", root.id,
+        source=source, contract=contract.model_dump(mode="json"), tasks=tasks[:SHOWN_TASKS],
+        task_count=len(tasks), estimate_usd=estimate_usd(change, tasks), warnings=list(warnings),
+        pruned=[item.model_dump() for item in pruned],
+    )  # fmt: skip
+
+
+def estimate_usd(change: Change, children: Sequence[Mapping[str, Any]]) -> float:
+    """What the plan's paid tasks may cost at most, one call each, in dollars."""
+    held = (change.lanes.get(child["lane"]) for child in children)
+    return money.usd(sum(money.hold(lane) for lane in held if lane is not None))
+
+
+async def limit(change: Change, parent: TaskRow, more: int) -> None:
+    """Refuse what would be nested too deep or make too many tasks. Raises `NotExpandable`."""
+    if parent.depth + 1 > change.settings.max_depth:
+        raise NotExpandable("too_deep", f"expansions are nested deeper than {change.settings.max_depth}")
+    if more < 1000 and parent.is_root:
+        return
+    have: int = await change.db.fetchval("SELECT count(*) FROM task WHERE goal = $1", parent.goal)
+    if have + more > change.settings.max_tasks:
+        raise NotExpandable("too_many_tasks", f"a goal may have at most {change.settings.max_tasks} tasks")
+
+
+def may_use(lanes: Sequence[str], lane: str) -> bool:
+    """Whether a child lane is allowed: exact names, or prefixes with a trailing star."""
+    return any(
+        lane == allowed or (allowed[-1:] == "*" and lane.startswith(allowed[:-1])) for allowed in lanes
+    )
+
+
+async def _bring_inputs(change: Change, parent: TaskRow) -> None:
+    """The parent's inputs become names that its children see (generation 0 of its scope)."""
+    await change.flush_results()
+    await change.db.execute(
+        """INSERT INTO artifact (goal, scope, generation, name, task, ref)
+           SELECT DISTINCT ON (name) goal, $2, 0, name, NULL, ref FROM artifact
+           WHERE goal = $1 AND scope = $3 AND generation IN (0, $4) AND name = ANY($5::text[])
+           ORDER BY name, generation DESC
+           ON CONFLICT DO NOTHING""",
+        parent.goal, parent.id, parent.scope, parent.generation, list(parent.spec.inputs),
+    )  # fmt: skip
+
+
+def _head_starts(
+    change: Change,
+    parent: TaskRow,
+    specs: Sequence[TaskSpec],
+    compiled: Compiled,
+    values: Mapping[str, float] | None,
+) -> dict[str, float]:
+    """Return on investment for the tasks of a goal's plan; deeper tasks go where their parent went."""
+    if not parent.is_root:
+        return {}
+    free = set(compiled.unconsumed)
+    nodes = {}
+    for spec in specs:
+        worth = [
+            (values or {}).get(output.name, spec.value)
+            for output in spec.outputs
+            if output.name in free or output.name in compiled.exports
+        ]
+        effort = spec.effort
+        nodes[spec.key] = roi.Node(
+            key=spec.key,
+            needs=compiled.needs[spec.key],
+            value=sum(worth) if spec.outputs else spec.value,
+            cost=max(1.0, effort.seconds + (effort.tokens_in + 4 * effort.tokens_out) / 1000),
+            confidence=spec.confidence,
+            seconds=max(0.1, effort.seconds),
+        )
+    starts = roi.head_starts(compiled.order, nodes, cap_seconds=change.settings.head_start_seconds)
+    return {key: start + parent.head_start for key, start in starts.items()}
+
+
+def _task_record(
+    change: Change, task: int, goal: int, parent: int | None, generation: int, depth: int, spec: TaskSpec,
+    state: State, unmet: int, children: list[int], head_start: float,
+) -> tuple[Any, ...]:  # fmt: skip
+    ready = state is State.READY
+    rank = head_start - change.now.timestamp() if ready else 0.0
+    if ready:
+        change.ready.append(Ready(task, goal, spec.lane, rank))
+    return (task, goal, parent, generation, depth, spec.lane, str(state), unmet, children, head_start, rank,
+            change.now if ready else None)  # fmt: skip
+
+
+async def _new_ids(change: Change, count: int) -> list[int]:
+    rows = await change.db.fetch("SELECT nextval('task_ids') AS id FROM generate_series(1, $1)", count)
+    return [row["id"] for row in rows]
+
+
+async def _insert(change: Change, records: Sequence[tuple[Any, ...]]) -> None:
+    await change.db.copy_records_to_table("task", records=records, columns=_TASK)
+
+
+async def _insert_specs(change: Change, specs: Sequence[tuple[int, TaskSpec]]) -> None:
+    await change.db.copy_records_to_table(
+        "task_spec",
+        records=[
+            (task, spec.key, list(spec.inputs), [o.name for o in spec.outputs], spec.value,
+             spec.model_dump_json(by_alias=True))
+            for task, spec in specs
+        ],
+        columns=_SPEC,
+    )  # fmt: skip
+
+
+async def store_contract(
+    change: Change, root: TaskRow, contract: Contract, spec: TaskSpec, pruned: Sequence[Pruned]
+) -> None:
+    """The planner's contract becomes the goal's, its deliverables the root's outputs."""
+    await change.db.execute(
+        "UPDATE goal_spec SET contract = $2, pruned = $3 WHERE goal = $1",
+        root.goal, contract.model_dump_json(), json.dumps([item.model_dump() for item in pruned]),
+    )  # fmt: skip
+    await change.db.execute(
+        "UPDATE task_spec SET outputs = $2, spec = $3 WHERE id = $1",
+        root.id, [output.name for output in spec.outputs], spec.model_dump_json(by_alias=True),
+    )  # fmt: skip
+    await change.db.execute(
+        "UPDATE goal SET status = 'running' WHERE num = $1 AND status IN ('accepted', 'planning')", root.goal
+    )

@@ -1,0 +1,216 @@
+"""Requests and messages → items of the loop, and answers back. FastStream carries them; streams come by
+`intake`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from faststream.nats import NatsBroker, NatsMessage
+from goalwright_shared import subjects
+from goalwright_shared.artifacts import ObjectArtifacts
+from goalwright_shared.errors import GoalwrightError, Refused
+from goalwright_shared.messages import Alive, BadMessage, GoalAnswer, parse_lenient, parse_outcomes, read_json
+from goalwright_shared.worker import unpack
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from goalwright_scheduler.core import submission
+from goalwright_scheduler.intake import bury
+from goalwright_scheduler.loop import Control, Loop, Outcomes, Presence, Submission, refuse_publish
+from goalwright_scheduler.memory import Memory
+from goalwright_scheduler.outcomes import Arrived
+from goalwright_scheduler.queries import Queries
+
+log = structlog.get_logger(__name__)
+
+_ANSWER_SECONDS = 30.0
+
+
+class LeaderDesk:
+    """What the leader takes in: parsed here, decided in the loop."""
+
+    def __init__(self, loop: Loop, client: Client, artifacts: ObjectArtifacts, memory: Memory) -> None:
+        self._loop, self._client, self._artifacts, self._memory = loop, client, artifacts, memory
+
+    async def on_goal(self, message: Msg) -> None:
+        """A plain publish on `goals.submit`."""
+        owner = subjects.owner_of(message.subject, 2)
+        try:
+            parsed, sizes = await self._submission(message.data)
+        except GoalwrightError as error:
+            await refuse_publish(self._client, owner, _id_of(message.data), message.data, error)
+            await message.ack()
+            return
+        name = (message.headers or {}).get("Nats-Msg-Id")
+        self._loop.put(Submission(owner, parsed, sizes, _fitting(name), message=message))
+
+    async def on_request(self, owner: str, payload: bytes) -> GoalAnswer:
+        """A goal by request: answered after the commit. Raises `Refused`."""
+        parsed, sizes = await self._submission(payload)
+        reply: asyncio.Future[GoalAnswer] = asyncio.get_running_loop().create_future()
+        self._loop.put(Submission(owner, parsed, sizes, reply=reply))
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await reply
+
+    async def on_control(self, verb: str, owner: str, payload: bytes) -> dict[str, Any]:
+        """A control request: answered after the commit. Raises `Refused`."""
+        if verb not in subjects.CONTROL_VERBS:
+            verbs = ", ".join(subjects.CONTROL_VERBS)
+            raise Refused("unknown_verb", f"there is no control.{verb}", hint=f"one of {verbs}")
+        reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._loop.put(Control(verb, owner, body_of(payload), reply))
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await reply
+
+    async def on_outcome(self, message: Msg) -> None:
+        """A message of outcomes: unknown fields are errors from our own services only."""
+        lane = subjects.lane_of_outcome(message.subject)
+        known = self._memory.lanes.get(lane)
+        trusted = known is not None and known.performer == "service"
+        try:
+            payload = await unpack(message.data, self._artifacts)
+            found, ignored = parse_outcomes(payload, trusted=trusted)
+        except (BadMessage, GoalwrightError) as error:
+            log.error("outcome is unreadable", lane=lane, error=str(error))
+            await bury(self._client, subjects.OUTCOMES, message.data, "bad_outcome", str(error))
+            failed = failure_of(message.data, str(error))
+            if failed is None:
+                await message.ack()
+                return
+            found, ignored = failed, []
+        if ignored:
+            log.warning("unknown fields of an outcome were ignored", lane=lane, fields=ignored[:10])
+        self._loop.put(Outcomes([Arrived(lane, outcome) for outcome in found], message))
+
+    def on_alive(self, lane: str, payload: bytes) -> None:
+        """A performer's presence."""
+        try:
+            alive, _ = parse_lenient(Alive, payload)
+        except BadMessage as error:
+            log.warning("presence is unreadable", lane=lane, error=str(error))
+            return
+        self._loop.put(Presence(lane, alive))
+
+    async def _submission(self, payload: bytes) -> tuple[submission.Parsed, dict[str, int]]:
+        parsed = submission.parse(await unpack(payload, self._artifacts))
+        sizes = {}
+        for item in parsed.submission.inputs:
+            if item.object is not None:
+                size = await self._artifacts.size_of(item.object)
+                if size is not None:
+                    sizes[item.object] = size
+        return parsed, sizes
+
+
+def failure_of(payload: bytes, reason: str) -> list[Any] | None:
+    """An unreadable outcome that still names its task fails that task; None when it names none."""
+    try:
+        data = read_json(payload)
+        first = data[0] if isinstance(data, list) else data
+        found, _ = parse_outcomes(
+            json.dumps(
+                {
+                    "kind": "failed",
+                    **{field: first[field] for field in ("goal_id", "task_id", "epoch")},  # type: ignore[index,call-overload]  # a wrong shape is caught
+                    "error": {"code": "bad_outcome", "message": reason[:2000], "retryable": True},
+                }
+            ).encode(),
+            trusted=False,
+        )
+    except (BadMessage, KeyError, TypeError, IndexError):
+        return None
+    return list(found)
+
+
+def _fitting(name: str | None) -> str | None:
+    """A `Nats-Msg-Id` that can be a goal's id."""
+    fits = name is not None and 0 < len(name) <= 64 and all(c.isalnum() or c in "_-" for c in name)
+    return name if fits and name is not None and name.isascii() else None
+
+
+def _id_of(payload: bytes) -> str | None:
+    """The id that a refused submission names, for the subject of its refusal."""
+    try:
+        data = read_json(payload)
+    except BadMessage:
+        return None
+    name = data.get("id") if isinstance(data, dict) else None
+    return _fitting(name) if isinstance(name, str) else None
+
+
+def body_of(payload: bytes) -> dict[str, Any]:
+    """The JSON object of a request; an empty payload is an empty object. Raises `Refused`."""
+    if not payload.strip():
+        return {}
+    try:
+        data = read_json(payload)
+    except BadMessage as error:
+        raise Refused(error.code, error.message) from error
+    if not isinstance(data, dict):
+        raise Refused("bad_message", "the payload must be a JSON object")
+    return dict(data)
+
+
+async def answered(work: Awaitable[Any]) -> bytes:
+    """The JSON answer of a request, an error answer included."""
+    try:
+        result = await work
+    except GoalwrightError as error:
+        return error.answer().to_json()
+    except TimeoutError:
+        return Refused("busy", "the scheduler did not get to it in time", hint="try again").answer().to_json()
+    return result.to_json() if isinstance(result, GoalAnswer) else json.dumps(result).encode()
+
+
+def lead_subscribers(broker: NatsBroker, desk: LeaderDesk) -> list[Any]:
+    """Subscribers that only the leader has; the caller starts and stops them."""
+
+    async def request(message: NatsMessage) -> bytes:
+        raw = message.raw_message
+        return await answered(desk.on_request(subjects.owner_of(raw.subject, 2), raw.data))
+
+    async def control(message: NatsMessage) -> bytes:
+        raw = message.raw_message
+        verb, owner = raw.subject.split(".")[1], subjects.owner_of(raw.subject, 2)
+        return await answered(desk.on_control(verb, owner, raw.data))
+
+    async def alive(message: NatsMessage) -> None:
+        raw = message.raw_message
+        desk.on_alive(raw.subject.removeprefix("alive."), raw.data)
+
+    made = []
+    for subject, handler in (
+        (subjects.GOALS_REQUEST, request),
+        (f"{subjects.GOALS_REQUEST}.*", request),
+        ("control.*", control),
+        ("control.*.*", control),
+        (subjects.ALIVE_ALL, alive),
+    ):
+        subscriber = broker.subscriber(subject, persistent=False, title=subject, max_workers=_CONCURRENT)
+        subscriber(handler)
+        made.append(subscriber)
+    return made
+
+
+_CONCURRENT = 64
+"""Requests in hand at once: each waits for a commit, and commits take many at a time."""
+
+
+def query_subscribers(broker: NatsBroker, queries: Callable[[], Queries]) -> None:
+    """Read-only requests: any scheduler answers, standbys too."""
+
+    async def query(message: NatsMessage) -> bytes:
+        raw = message.raw_message
+        what, owner = raw.subject.split(".")[1], subjects.owner_of(raw.subject, 2)
+
+        async def answer() -> dict[str, Any]:
+            return await queries().answer(what, owner, body_of(raw.data))
+
+        return await answered(answer())
+
+    for subject in ("query.*", "query.*.*"):
+        broker.subscriber(subject, queue="scheduler", title=subject, max_workers=_CONCURRENT)(query)

@@ -1,0 +1,421 @@
+"""One writer, one loop: take what has arrived, one transaction, publish, ack. No locks, group commit for free."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import structlog
+from goalwright_shared import subjects, topology
+from goalwright_shared.errors import GoalwrightError, Refused
+from goalwright_shared.messages import Alive, Failed, GoalAnswer, Lane, TaskError
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.client import JetStreamContext
+from nats.js.errors import Error as JetStreamError
+
+from goalwright_scheduler import checking, control, dispatch, goals, outcomes, sweep
+from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds
+from goalwright_scheduler.core.states import GoalStatus
+from goalwright_scheduler.core.submission import Parsed
+from goalwright_scheduler.intake import bury
+from goalwright_scheduler.memory import Memory
+from goalwright_scheduler.outcomes import Arrived
+from goalwright_scheduler.publisher import Publisher
+from goalwright_scheduler.settings import SchedulerSettings
+from goalwright_scheduler.sql import SQL
+
+log = structlog.get_logger(__name__)
+
+_TICK_SECONDS = 0.25
+_CREDIT_FIRST, _CREDIT_LAST = 0.002, 0.05
+"""Seconds between looks at free slots while tasks wait: quick after a change, then slower."""
+
+Db = asyncpg.Connection[asyncpg.Record]
+
+
+class LostLead(Exception):
+    """Another scheduler has a newer term: stop writing at once."""
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """Outcomes of one message."""
+
+    arrived: list[Arrived]
+    message: Msg
+
+
+@dataclass(slots=True)
+class Submission:
+    """A parsed goal; `reply` is for requests, `message` for plain publishes."""
+
+    owner: str
+    parsed: Parsed
+    sizes: dict[str, int]
+    message_id: str | None = None
+    message: Msg | None = None
+    reply: asyncio.Future[GoalAnswer] | None = None
+
+
+@dataclass(slots=True)
+class Control:
+    """A control request."""
+
+    verb: str
+    owner: str
+    body: dict[str, Any]
+    reply: asyncio.Future[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Presence:
+    """An `alive` message."""
+
+    lane: str
+    alive: Alive
+
+
+Item = Outcomes | Submission | Control | Presence
+
+
+@dataclass(slots=True)
+class _Answers:
+    """What to tell after the commit."""
+
+    replies: list[tuple[asyncio.Future[Any], Any]] = field(default_factory=list)
+    acks: list[Msg] = field(default_factory=list)
+
+
+class Loop:
+    """The leader's loop over one term. Raises `LostLead` when the term is over."""
+
+    def __init__(
+        self,
+        *,
+        db: Db,
+        client: Client,
+        publisher: Publisher,
+        memory: Memory,
+        settings: SchedulerSettings,
+        term: int,
+        holder: str,
+    ) -> None:
+        self._db, self._client, self._publisher, self._memory = db, client, publisher, memory
+        self._settings, self._term, self._holder = settings, term, holder
+        self._js: JetStreamContext = client.jetstream(timeout=2)
+        self._items: asyncio.Queue[Item] = asyncio.Queue()
+        self._next_tick = 0.0
+        self._credit_pause = _CREDIT_FIRST
+        self.leases_expire_from = float("inf")
+        """Monotonic time from which expired leases count (set once stored outcomes are drained)."""
+
+    def put(self, item: Item) -> None:
+        """Hand something to the loop."""
+        self._items.put_nowait(item)
+
+    def has_room(self) -> bool:
+        """Whether intake should read more."""
+        return self._items.qsize() < 4 * self._settings.batch
+
+    async def run(self) -> None:
+        """Turn until cancelled or the lead is lost."""
+        while True:
+            items = await self._arrived()
+            await self._look_for_slots()
+            tick = time.monotonic() >= self._next_tick
+            if items or tick or self._can_dispatch():
+                if tick:
+                    self._next_tick = time.monotonic() + _TICK_SECONDS
+                await self._commit_all(items, tick=tick)
+                self._credit_pause = _CREDIT_FIRST
+            else:
+                self._credit_pause = min(self._credit_pause * 1.5, _CREDIT_LAST)
+
+    async def _arrived(self) -> list[Item]:
+        """Everything that waits, at most a batch; waits itself for the next tick or look at free slots."""
+        pause = max(0.0, self._next_tick - time.monotonic())
+        if self._memory.ready.waiting() or self._publisher.backlog:
+            pause = min(pause, self._credit_pause)
+        items: list[Item] = []
+        if self._items.empty():
+            try:
+                async with asyncio.timeout(pause):
+                    items.append(await self._items.get())
+            except TimeoutError:
+                return items
+        weight = len(items)
+        while weight < self._settings.batch and not self._items.empty():
+            item = self._items.get_nowait()
+            weight += len(item.arrived) if isinstance(item, Outcomes) else 1
+            items.append(item)
+        return items
+
+    # --- free slots ------------------------------------------------------------------------------------
+
+    async def _look_for_slots(self) -> None:
+        """Free slots = waiting pulls − pending messages + look-ahead, for lanes that have ready tasks."""
+        lanes = list(self._memory.ready.waiting())
+        if not lanes:
+            return
+        free = await asyncio.gather(*(self._slots(lane) for lane in lanes))
+        self._memory.free.update(zip(lanes, free, strict=True))
+
+    async def _slots(self, name: str) -> int:
+        lane: Lane | None = self._memory.lanes.get(name)
+        if lane is None or lane.performer == "human":
+            return 0
+        try:
+            info = await self._js.consumer_info(subjects.WORK, subjects.work_durable(name))
+        except (NatsError, JetStreamError, TimeoutError):
+            return 0
+        waiting, pending = info.num_waiting or 0, info.num_pending or 0
+        present = waiting or info.num_ack_pending
+        return waiting - pending + (lane.look_ahead if present else 0)
+
+    def _can_dispatch(self) -> bool:
+        return any(self._memory.free.get(lane, 0) > 0 for lane in self._memory.ready.waiting())
+
+    # --- transactions ----------------------------------------------------------------------------------
+
+    async def _commit_all(self, items: Sequence[Item], *, tick: bool) -> None:
+        """Commit a batch; one that errors is halved until the culprit is alone."""
+        try:
+            await self._commit(items, tick=tick)
+        except (LostLead, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError):
+            raise
+        except Exception as error:
+            await self._memory.load(self._db)
+            if len(items) > 1:
+                half = len(items) // 2
+                log.warning("a batch failed and is halved", size=len(items), error=repr(error))
+                await self._commit_all(items[:half], tick=tick)
+                await self._commit_all(items[half:], tick=False)
+            elif items:
+                log.exception("an item failed")
+                await self._reject(items[0], error)
+            else:
+                raise
+
+    async def _commit(self, items: Sequence[Item], *, tick: bool) -> None:
+        answers = _Answers()
+        published = list(self._publisher.published)
+        async with self._db.transaction():
+            change = await self._begin()
+            if published:
+                await self._db.execute("DELETE FROM outbox WHERE id = ANY($1::bigint[])", published)
+            await self._apply(change, items, answers)
+            if tick:
+                await self._sweep(change)
+            await self._settle(change)
+            await dispatch.dispatch(change, self._memory)
+            await dispatch.store_rates(change)
+            await change.flush_results()
+            await change.flush_events()
+            rows = await self._outbox(change)
+        del self._publisher.published[: len(published)]
+        await self._memory.take(change, self._db)
+        await self._tell(change, rows, answers)
+
+    async def _begin(self) -> Change:
+        row = await self._db.fetchrow(
+            SQL["term"], self._term, self._holder, self._settings.leader_lease_seconds
+        )
+        if row is None:
+            raise LostLead(f"term {self._term} is over")
+        return Change(self._db, row["now"], self._settings, self._memory.lanes, self._memory.rates)
+
+    async def _apply(self, change: Change, items: Sequence[Item], answers: _Answers) -> None:
+        await self._extend_leases(change, [item for item in items if isinstance(item, Presence)])
+        arrived = [one for item in items if isinstance(item, Outcomes) for one in item.arrived]
+        if arrived:
+            await outcomes.apply(change, arrived)
+            await follow(change)
+        for item in items:
+            match item:
+                case Outcomes():
+                    answers.acks.append(item.message)
+                case Submission():
+                    await self._submit(change, item, answers)
+                case Control():
+                    await self._control(change, item, answers)
+
+    async def _submit(self, change: Change, item: Submission, answers: _Answers) -> None:
+        part = change.fork()
+        try:
+            async with self._db.transaction():
+                goal_id, status, duplicate = await goals.accept(
+                    part, item.owner, item.parsed, item.sizes, item.message_id
+                )
+                await follow(part)
+        except Refused as error:
+            await self._refused(change, item, error, answers)
+            return
+        change.merge(part)
+        answer = GoalAnswer(
+            goal_id=goal_id, status=status, duplicate=duplicate, warnings=list(item.parsed.warnings)
+        )
+        if item.reply is not None:
+            answers.replies.append((item.reply, answer))
+        if item.message is not None:
+            answers.acks.append(item.message)
+
+    async def _refused(self, change: Change, item: Submission, error: Refused, answers: _Answers) -> None:
+        if item.reply is not None:
+            answers.replies.append((item.reply, error))
+        if item.message is not None:
+            goal_id = item.parsed.submission.id or item.message_id
+            await refuse_publish(self._client, item.owner, goal_id, item.message.data, error)
+            answers.acks.append(item.message)
+
+    async def _control(self, change: Change, item: Control, answers: _Answers) -> None:
+        part = change.fork()
+        try:
+            async with self._db.transaction():
+                answer = await control.apply(part, item.verb, item.owner, item.body)
+                await follow(part)
+        except Refused as error:
+            answers.replies.append((item.reply, error))
+            return
+        change.merge(part)
+        for lane in part.new_lanes.values():
+            self._memory.lanes[lane.name] = lane
+        answers.replies.append((item.reply, answer))
+
+    async def _extend_leases(self, change: Change, items: Sequence[Presence]) -> None:
+        tasks = {
+            (int(task), epoch): self._memory.lanes[item.lane].lease_seconds
+            for item in items
+            if item.lane in self._memory.lanes
+            for task, epoch in item.alive.tasks
+            if task.isdecimal()
+        }
+        for item in items:
+            self._memory.seen(item.lane, item.alive, time.monotonic())
+        if tasks:
+            await change.execute(
+                "extend_leases",
+                [t for t, _ in tasks],
+                [e for _, e in tasks],
+                list(tasks.values()),
+                change.now,
+            )
+
+    async def _sweep(self, change: Change) -> None:
+        await sweep.sweep(change, leases=time.monotonic() >= self.leases_expire_from)
+        await follow(change)
+        await dispatch.pause_short_goals(change, self._memory)
+
+    async def _settle(self, change: Change) -> None:
+        for goal, overrun in await change.flush_bills():
+            if overrun:
+                change.emit(goal, "budget.exhausted", None, overrun=True)
+                await goals.pause(change, goal, "budget", ask_seconds=self._settings.ask_timeout_seconds)
+            if goal in self._memory.short_goals:
+                change.reload.add(goal)
+
+    async def _outbox(self, change: Change) -> list[Any]:
+        if not change.outbox:
+            return []
+        return await self._db.fetch(
+            """SELECT o.id, o.first_seq, o.at, o.events, g.goal_id, g.owner FROM outbox o
+               JOIN goal g ON g.num = o.goal WHERE o.id = ANY($1::bigint[]) ORDER BY o.id""",
+            change.outbox,
+        )
+
+    async def _tell(self, change: Change, rows: Sequence[Any], answers: _Answers) -> None:
+        """After the commit: work and events out, confirmed; then replies and acks."""
+        for row in rows:
+            self._publisher.events(row)
+        await self._publisher.work(change.works)
+        for lane in change.new_lanes.values():
+            await topology.apply_consumer(
+                self._js, subjects.WORK, topology.lane_consumer(lane.name, ack_wait=lane.lease_seconds + 30)
+            )
+        await self._publisher.cancels(change.cancels)
+        for future, answer in answers.replies:
+            if not future.done():
+                if isinstance(answer, Refused):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+        await self._publisher.flush()
+        for message in answers.acks:
+            try:
+                await message.ack()
+            except NatsError as error:
+                log.warning("ack failed; the epoch fences a redelivery", error=repr(error))
+
+    async def _reject(self, item: Item, error: Exception) -> None:
+        """One item that cannot be applied: it is kept as dead, and whoever waits is told."""
+        reason = f"{type(error).__name__}: {error}"
+        match item:
+            case Submission(reply=reply, message=message):
+                refused = Refused("cannot_store", f"the goal could not be stored: {reason}")
+                if reply is not None and not reply.done():
+                    reply.set_exception(refused)
+                if message is not None:
+                    goal_id = item.parsed.submission.id
+                    await refuse_publish(self._client, item.owner, goal_id, message.data, refused)
+                    await message.ack()
+            case Control(reply=reply):
+                if not reply.done():
+                    reply.set_exception(Refused("cannot_apply", f"it could not be applied: {reason}"))
+            case Outcomes():
+                await self._reject_outcomes(item, reason)
+            case Presence():
+                log.error("presence dropped", error=reason)
+
+    async def _reject_outcomes(self, item: Outcomes, reason: str) -> None:
+        if len(item.arrived) > 1:  # apply what can be applied, one by one
+            for arrived in item.arrived:
+                await self._commit_all([Outcomes([arrived], item.message)], tick=False)
+            return
+        await bury(self._client, subjects.OUTCOMES, item.message.data, "cannot_apply", reason)
+        outcome = item.arrived[0].outcome
+        failed = Failed(
+            goal_id=outcome.goal_id, task_id=outcome.task_id, epoch=outcome.epoch,
+            error=TaskError(code="bad_outcome", message=reason.replace("\0", "")[:2000], retryable=False),
+        )  # fmt: skip
+        if isinstance(outcome, Failed) and outcome.error.code == "bad_outcome":
+            await item.message.ack()
+            return
+        await self._commit_all([Outcomes([Arrived(item.arrived[0].lane, failed)], item.message)], tick=False)
+
+
+async def follow(change: Change) -> None:
+    """Do what applying has left to do, until nothing is left: goals that end, checks to read."""
+    while change.followups:
+        match change.followups.pop(0):
+            case GoalEnds(goal, status, reason):
+                await goals.finish(change, goal, GoalStatus(status), reason)
+            case ChecksEnded(task):
+                row = (await change.load([task])).get(task)
+                if row is not None:
+                    await checking.verdict(change, row)
+
+
+async def refuse_publish(
+    client: Client, owner: str, goal_id: str | None, payload: bytes, error: GoalwrightError
+) -> None:
+    """A plain publish cannot be answered: an event says what was wrong, and the message is kept as dead."""
+    name = goal_id or "unknown"
+    body = {
+        "event_id": f"{name}:refused", "seq": 0, "goal_id": name, "owner": owner, "kind": "goal.refused",
+        "task_id": None, "at": datetime.now(UTC).isoformat(),
+        "data": {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint},
+    }  # fmt: skip
+    try:
+        await client.jetstream(timeout=10).publish(
+            subjects.event(owner, name, "goal.refused"), json.dumps(body).encode()
+        )
+    except (NatsError, JetStreamError, TimeoutError) as failure:
+        log.error("a refusal was not published", error=repr(failure))
+    await bury(client, subjects.GOALS, payload, error.code, str(error))

@@ -1,0 +1,106 @@
+"""What the leader holds in memory: a bounded cache of Postgres, rebuilt at takeover and after any error."""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import UTC, datetime
+
+import asyncpg
+from goalwright_shared.messages import Alive, Lane
+
+from goalwright_scheduler.change import Change
+from goalwright_scheduler.core.rate import PoolRate
+from goalwright_scheduler.core.ready import CACHE_PER_LANE, ReadyTasks
+from goalwright_scheduler.goals import ready_entries
+from goalwright_scheduler.sql import SQL
+
+_SEEN_SECONDS = 60.0
+
+
+class Memory:
+    """Lanes, ready tasks, rates, and who may run. Changed only after commits (`take`) and by `load`."""
+
+    def __init__(self) -> None:
+        self.lanes: dict[str, Lane] = {}
+        self.rates: dict[str, PoolRate] = {}
+        self.ready = ReadyTasks()
+        self.idle_goals: set[int] = set()  # paused or ended since the load: their entries are dropped
+        self.short_goals: set[int] = set()  # a paid task of theirs did not fit the budget
+        self.free: dict[str, int] = {}  # free slots by lane, as last told by the broker
+        self.workers: dict[str, tuple[Alive, str, float]] = {}  # worker → (presence, lane, seen)
+        self.answers: deque[float] = deque(maxlen=1000)
+
+    async def load(self, db: asyncpg.Connection[asyncpg.Record]) -> None:
+        """Everything from Postgres, anew."""
+        self.lanes = await load_lanes(db)
+        self.rates = {row["pool"]: _pool_rate(row) for row in await db.fetch("SELECT * FROM rate")}
+        self.ready = ReadyTasks()
+        self.idle_goals.clear()
+        self.short_goals.clear()
+        for lane in self.lanes:
+            await self.refill(db, lane)
+
+    async def refill(self, db: asyncpg.Connection[asyncpg.Record], lane: str) -> None:
+        """The best ready tasks of a lane."""
+        rows = await db.fetch(SQL["load_ready"], lane, CACHE_PER_LANE)
+        self.ready.push(ready_entries(rows))
+        if len(rows) == CACHE_PER_LANE:
+            self.ready.mark_truncated(lane)
+
+    async def take(self, change: Change, db: asyncpg.Connection[asyncpg.Record]) -> None:
+        """Remember a committed change."""
+        self.lanes.update(change.new_lanes)
+        self.rates.update(change.new_rates)
+        for goal, active in change.active.items():
+            (self.idle_goals.discard if active else self.idle_goals.add)(goal)
+        self.ready.push(change.ready)
+        for goal in change.reload:
+            self.short_goals.discard(goal)
+            self.ready.push(ready_entries(await db.fetch(SQL["load_ready_of_goal"], goal)))
+        for lane in self.ready.refilling():
+            await self.refill(db, lane)
+
+    def may_run(self, goal: int) -> bool:
+        """Whether a goal's tasks are candidates (the dispatch statement decides)."""
+        return goal not in self.idle_goals
+
+    def seen(self, lane: str, presence: Alive, now: float) -> None:
+        """A performer announced itself."""
+        self.workers[presence.worker + "@" + lane] = (presence, lane, now)
+        if len(self.workers) > 10_000:
+            self.workers = {k: v for k, v in self.workers.items() if now - v[2] < _SEEN_SECONDS}
+
+    def pools(self) -> dict[str, list[str]]:
+        """Lanes by pool; a lane without a pool is its own."""
+        pools: dict[str, list[str]] = {}
+        for name, lane in self.lanes.items():
+            pools.setdefault(lane.pool or f"lane:{name}", []).append(name)
+        return pools
+
+
+async def load_lanes(db: asyncpg.Connection[asyncpg.Record]) -> dict[str, Lane]:
+    """The lane table."""
+    rows = await db.fetch("SELECT lane FROM lane ORDER BY name")
+    lanes = [Lane.model_validate_json(row["lane"]) for row in rows]
+    return {lane.name: lane for lane in lanes}
+
+
+def _pool_rate(row: Any) -> PoolRate:
+    def seconds(column: str) -> float:
+        value = row[column]
+        return value.timestamp() if isinstance(value, datetime) else 0.0
+
+    return PoolRate(
+        pool=str(row["pool"]),
+        requests_per_minute=row["requests_per_minute"],
+        tokens_per_minute=row["tokens_per_minute"],
+        next_request=seconds("next_request"),
+        next_tokens=seconds("next_tokens"),
+        blocked_until=seconds("blocked_until"),
+        blocked_reason=row["blocked_reason"],
+    )
+
+
+def moment(seconds: float) -> datetime | None:
+    """Seconds of a clock as a time, 0 as none."""
+    return datetime.fromtimestamp(seconds, UTC) if seconds > 0 else None

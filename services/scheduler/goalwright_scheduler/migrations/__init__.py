@@ -1,0 +1,103 @@
+"""Alembic migrations of the scheduler's schema: `migrate`, `status`, `prune`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from goalwright_shared.errors import Unreachable
+from goalwright_shared.telemetry import redact
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+
+def sqlalchemy_url(dsn: str) -> str:
+    """A Postgres DSN as SQLAlchemy wants it for asyncpg."""
+    for prefix in ("postgresql+asyncpg://", "postgresql://", "postgres://"):
+        if dsn.startswith(prefix):
+            return "postgresql+asyncpg://" + dsn.removeprefix(prefix)
+    return dsn
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    return config
+
+
+async def migrate(dsn: str) -> str:
+    """Bring the schema to the newest revision; idempotent. Returns the revision."""
+
+    def upgrade(connection: Connection) -> None:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    engine = create_async_engine(sqlalchemy_url(dsn))
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(upgrade)
+    except (
+        OSError,
+        asyncpg.PostgresConnectionError,
+        asyncpg.InvalidAuthorizationSpecificationError,
+    ) as error:
+        raise _unreachable(dsn, error) from error
+    finally:
+        await engine.dispose()
+    return newest()
+
+
+def newest() -> str:
+    """The newest revision this release knows."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    assert revision is not None
+    return revision
+
+
+async def status(dsn: str) -> tuple[str | None, str]:
+    """The database's revision (None: empty) and the newest known."""
+    engine = create_async_engine(sqlalchemy_url(dsn))
+    try:
+        async with engine.connect() as connection:
+            have = await connection.run_sync(
+                lambda sync: MigrationContext.configure(sync).get_current_revision()
+            )
+    except (OSError, asyncpg.PostgresConnectionError) as error:
+        raise _unreachable(dsn, error) from error
+    finally:
+        await engine.dispose()
+    return have, newest()
+
+
+async def prune(dsn: str, *, older_than_days: float) -> int:
+    """Delete goals that ended longer ago than that, with everything of theirs. Returns how many."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        deleted: str = await connection.execute(
+            "DELETE FROM goal WHERE finished_at < clock_timestamp() - $1::float8 * interval '1 day'",
+            older_than_days,
+        )
+    finally:
+        await connection.close()
+    return int(deleted.rsplit(" ", 1)[-1])
+
+
+def _unreachable(dsn: str, error: BaseException) -> Unreachable:
+    return Unreachable(
+        "postgres_unreachable",
+        f"Postgres does not answer at {redact(dsn)}: {error}",
+        hint="start one with `goalwright up`, or set GOALWRIGHT_POSTGRES_DSN",
+    )
+
+
+def main() -> None:
+    """`python -m goalwright_scheduler.migrations DSN`: used by make targets that write new migrations."""
+    import sys
+
+    asyncio.run(migrate(sys.argv[1]))

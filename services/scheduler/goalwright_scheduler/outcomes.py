@@ -1,0 +1,412 @@
+"""Apply outcomes. Each is fenced by epoch and state: one that is not current changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from goalwright_shared.errors import Refused
+from goalwright_shared.graph import Compiled, GraphError, compile_generation
+from goalwright_shared.messages import (
+    INLINE_BYTES,
+    ArtifactRef,
+    ArtifactType,
+    Contract,
+    Deliverable,
+    Done,
+    Expand,
+    Failed,
+    Outcome,
+    OutputSpec,
+    Revise,
+    TaskError,
+    TaskSpec,
+    Throttled,
+)
+
+from goalwright_scheduler import checking, expansion, revision, tasks
+from goalwright_scheduler.change import Change, TaskRow
+from goalwright_scheduler.core import money, rate, submission
+from goalwright_scheduler.core.states import State
+
+POOL_BLOCKED = "pool_blocked:"
+"""How a performer begins the reason of a throttle that concerns its whole pool (bad key, no quota)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An outcome and the lane it was published on."""
+
+    lane: str
+    outcome: Outcome
+
+
+async def apply(change: Change, batch: Sequence[Arrived]) -> None:
+    """Apply a batch: answers that end tasks in one statement, the others one by one."""
+    rows = await change.load([int(a.outcome.task_id) for a in batch if a.outcome.task_id.isdecimal()])
+    ending: dict[int, int] = {}
+    others: list[Arrived] = []
+    for arrived in batch:
+        row = _current(rows, arrived)
+        if row is None:
+            continue
+        outcome = arrived.outcome
+        if isinstance(outcome, Done) and row.id not in ending and not checking.needed(row):
+            error = _objection(row, outcome)
+            if error is None:
+                _answer(change, row, outcome)
+                ending[row.id] = row.epoch
+                continue
+        others.append(arrived)
+    await tasks.complete(change, list(ending.items()), tasks.IN_FLIGHT)
+    for row_id in ending:
+        await _after_replan(change, rows[row_id])
+    for arrived in others:
+        await _apply_one(change, arrived)
+
+
+def _current(rows: Mapping[int, TaskRow], arrived: Arrived) -> TaskRow | None:
+    outcome = arrived.outcome
+    row = rows.get(int(outcome.task_id)) if outcome.task_id.isdecimal() else None
+    if (
+        row is None
+        or row.epoch != outcome.epoch
+        or row.goal_id != outcome.goal_id
+        or row.lane != arrived.lane
+    ):
+        return None
+    allowed = tasks.IN_FLIGHT if isinstance(outcome, Done) else (State.DISPATCHED,)
+    return row if row.state in allowed else None
+
+
+async def _apply_one(change: Change, arrived: Arrived) -> None:
+    outcome = arrived.outcome
+    row = _current(await change.load([int(outcome.task_id)]), arrived)
+    if row is None:
+        return
+    lane = change.lanes.get(row.lane)
+    if lane is not None and outcome.kind not in (*lane.may, "done", "failed", "throttled"):
+        await refuse(
+            change, row, outcome, "not_allowed", f"lane {row.lane} may not answer with {outcome.kind}"
+        )
+        return
+    for note in outcome.notes[:20]:
+        await _post(change, row, note)
+    try:
+        match outcome:
+            case Done():
+                await _done(change, row, outcome)
+            case Expand():
+                await _expand(change, row, outcome)
+            case Revise():
+                await _revise(change, row, outcome)
+            case Failed():
+                await _failed(change, row, outcome)
+            case Throttled():
+                await _throttled(change, row, outcome)
+    except Refused as error:
+        await refuse(change, row, outcome, error.code, str(error))
+
+
+async def refuse(change: Change, row: TaskRow, outcome: Outcome, code: str, message: str) -> None:
+    """An outcome that cannot be: its bill settles, its task fails with the reason."""
+    _settle(change, row, outcome, answered=True)
+    await tasks.fail(change, row, TaskError(code=code, message=message, retryable=False))
+    await _after_replan(change, row)
+
+
+def _settle(
+    change: Change, row: TaskRow, outcome: Outcome, *, answered: bool, code: str | None = None
+) -> int:
+    """Settle a dispatch's bill with what its outcome says was used. Returns the cost in micro-dollars."""
+    lane = change.lanes.get(row.lane)
+    if lane is None or lane.pool is None:
+        return 0
+    bill = money.settle(row.hold, lane, outcome.usage, answered=answered, code=code)
+    usage = outcome.usage
+    change.settle(
+        row, bill, outcome.kind,
+        model=usage.model if usage else None,
+        tokens_in=usage.tokens_in if usage else 0,
+        tokens_cached=usage.tokens_cached if usage else 0,
+        tokens_out=usage.tokens_out if usage else 0,
+    )  # fmt: skip
+    return bill.charged + bill.overrun
+
+
+def _record(change: Change, row: TaskRow, outcome: Outcome, **more: Any) -> None:
+    change.record(
+        row, outcome.kind, worker=outcome.worker,
+        call=outcome.call.model_dump_json() if outcome.call else None,
+        program=outcome.program.model_dump_json() if outcome.program else None,
+        **more,
+    )  # fmt: skip
+
+
+# --- done ----------------------------------------------------------------------------------------------
+
+
+def _objection(row: TaskRow, outcome: Done) -> TaskError | None:
+    """Why an answer cannot be taken: outputs that are missing or not what was declared."""
+    missing = [output.name for output in row.spec.outputs if output.name not in outcome.outputs]
+    if missing:
+        return TaskError(code="missing_output", message=f"no output {', '.join(missing)}", retryable=True)
+    for output in row.spec.outputs:
+        ref = outcome.outputs[output.name]
+        if ref.type != output.type:
+            message = f"output {output.name} is of type {ref.type}, declared {output.type}"
+            return TaskError(code="wrong_type", message=message, retryable=True)
+        if ref.inline is not None and len(ref.inline.encode("utf-8", "replace")) > INLINE_BYTES:
+            message = f"output {output.name} is inline and over {INLINE_BYTES} bytes: put it as an object"
+            return TaskError(code="inline_too_big", message=message, retryable=True)
+    failed = [check for check in outcome.checks if not check.passed]
+    if failed:
+        evidence = "; ".join(f"{check.check}: {check.evidence}" for check in failed)
+        return TaskError(code="check_failed", message=evidence, retryable=True)
+    return None
+
+
+def _declared(row: TaskRow, outcome: Done) -> dict[str, ArtifactRef]:
+    """The declared outputs, under their names; sizes and hashes of inline values are our own."""
+    taken = {}
+    for output in row.spec.outputs:
+        ref = outcome.outputs[output.name]
+        if ref.inline is not None:
+            body = ref.inline.encode("utf-8", "replace")
+            ref = ref.model_copy(update={"size": len(body), "sha256": hashlib.sha256(body).hexdigest()})
+        taken[output.name] = ref.model_copy(update={"name": output.name})
+    return taken
+
+
+def _answer(change: Change, row: TaskRow, outcome: Done) -> None:
+    """Everything about a taken answer but the change of state."""
+    outputs = _declared(row, outcome)
+    cost = _settle(change, row, outcome, answered=True)
+    checks = [check.model_dump_json() for check in outcome.checks]
+    _record(change, row, outcome, summary=outcome.summary, checks=f"[{','.join(checks)}]" if checks else None)
+    change.name_values(row, [(name, ref.model_dump_json()) for name, ref in outputs.items()])
+    usage = outcome.usage
+    tokens = (usage.tokens_in, usage.tokens_out) if usage else (0, 0)
+    tasks.succeeded_event(change, row, outcome.summary, outputs, cost, tokens)
+
+
+async def _done(change: Change, row: TaskRow, outcome: Done) -> None:
+    error = _objection(row, outcome)
+    if error is not None:
+        _settle(change, row, outcome, answered=True)
+        await tasks.fail(change, row, error)
+        await _after_replan(change, row)
+        return
+    if checking.needed(row):
+        _settle(change, row, outcome, answered=True)
+        kept = outcome.model_copy(update={"outputs": _declared(row, outcome)})
+        await checking.start(change, row, kept)
+        return
+    _answer(change, row, outcome)
+    await tasks.complete(change, [(row.id, row.epoch)], tasks.IN_FLIGHT)
+    await _after_replan(change, row)
+
+
+# --- expand and revise -----------------------------------------------------------------------------------
+
+
+async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
+    if row.turn + 1 >= row.spec.max_turns and outcome.continuation is not None:
+        raise Refused("too_many_turns", f"task {row.key} has had its {row.spec.max_turns} turns")
+    lane = change.lanes.get(row.lane)
+    for spec in outcome.tasks:
+        if lane is not None and not expansion.may_use(lane.child_lanes, spec.lane):
+            raise Refused("not_allowed", f"lane {row.lane} may not expand into {spec.lane}")
+    submission.check_lanes(outcome.tasks, change.lanes, "tasks")
+    specs, root = list(outcome.tasks), row
+    replaces = outcome.continuation is None
+    if row.is_root and replaces:
+        root, specs = _adopted(row, outcome)
+    compiled = _compiled(root, specs, exports=replaces)
+    values = submission.values_of(_deliverables(root, outcome)) if root is not row or row.is_root else None
+    children = await expansion.insert_generation(
+        change, root, specs, compiled, states=[State.DISPATCHED], values=values,
+        kind="replace" if replaces else "resume",
+        continuation=None if replaces else _json(outcome),
+    )  # fmt: skip
+    if children is None:
+        return
+    cost = _settle(change, row, outcome, answered=True)
+    _record(change, row, outcome, summary=f"expanded into {len(specs)} tasks" if specs else "another turn")
+    usage = outcome.usage
+    change.emit(
+        row.goal, "task.expanded", row.id,
+        key=row.key, lane=row.lane, epoch=row.epoch, generation=row.expansions + 1, continued=not replaces,
+        tasks=[_with_action(told, spec) for told, spec in zip(children, specs, strict=True)][:100],
+        task_count=len(specs), cost_usd=money.usd(cost), parent=tasks.text(row.parent),
+        tokens_in=usage.tokens_in if usage else 0, tokens_out=usage.tokens_out if usage else 0,
+    )  # fmt: skip
+    if row.is_root and replaces:
+        contract = outcome.contract or await _contract(change, row)
+        named = [output.name for output in root.spec.outputs]
+        contract = contract.model_copy(update={"deliverables": named})
+        await expansion.store_contract(change, root, contract, root.spec, outcome.pruned)
+        expansion.emit_adopted(change, root, children, contract, "planner", outcome.pruned, outcome.warnings)
+    if not specs:
+        await tasks.resume(change, row, (State.EXPANDED,))
+
+
+def _json(outcome: Expand) -> str:
+    return outcome.model_dump_json(include={"continuation"})
+
+
+def _compiled(row: TaskRow, specs: Sequence[TaskSpec], *, exports: bool) -> Compiled:
+    if not specs:
+        return Compiled(needs={}, producers={}, order=(), exports={}, unconsumed=())
+    try:
+        return compile_generation(
+            specs, row.spec.inputs, [output.name for output in row.spec.outputs] if exports else []
+        )
+    except GraphError as error:
+        raise Refused(
+            "invalid_expansion", f"{error.code}: {error.message}", field=error.field, hint=error.hint
+        ) from error
+
+
+def _with_action(told: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
+    return {**told, "action": action_digest(spec)}
+
+
+def action_digest(spec: TaskSpec) -> str:
+    """What a task would do, by which repetition is seen: its lane, words and program, not its key."""
+    return tasks.digest(
+        spec.lane,
+        " ".join(spec.instruction.split()).lower(),
+        spec.program.model_dump_json() if spec.program else "",
+        spec.prompt.model_dump_json() if spec.prompt else "",
+        spec.params,
+        list(spec.inputs),
+    )
+
+
+def _deliverables(root: TaskRow, outcome: Expand) -> list[Deliverable]:
+    named = {item.name: item for item in outcome.deliverables}
+    return [named.get(o.name, Deliverable(name=o.name, type=o.type)) for o in root.spec.outputs]
+
+
+def _adopted(row: TaskRow, outcome: Expand) -> tuple[TaskRow, list[TaskSpec]]:
+    """A plan for the goal: its deliverables are the root's outputs (the client's own stay required), and
+    their schemas and checks go to the tasks that produce them."""
+    own = {output.name: output for output in row.spec.outputs}
+    wanted = dict(own)
+    for output in submission.outputs_of(outcome.deliverables):
+        wanted.setdefault(output.name, output)
+    checks = {item.name: item.acceptance for item in outcome.deliverables if item.acceptance}
+    spec = row.spec.model_copy(update={"outputs": list(wanted.values())})
+    specs = [_for_deliverables(task, wanted, checks) for task in outcome.tasks]
+    return replace(row, spec=spec), specs
+
+
+def _for_deliverables(
+    task: TaskSpec, wanted: Mapping[str, OutputSpec], checks: Mapping[str, Any]
+) -> TaskSpec:
+    outputs = [
+        output.model_copy(update={"schema_": wanted[output.name].schema_})
+        if output.name in wanted and output.schema_ is None
+        else output
+        for output in task.outputs
+    ]
+    more = [
+        check.model_copy(update={"output": output.name}) if hasattr(check, "output") else check
+        for output in task.outputs
+        for check in checks.get(output.name, ())
+    ]
+    return task.model_copy(update={"outputs": outputs, "acceptance": [*task.acceptance, *more]})
+
+
+async def _contract(change: Change, row: TaskRow) -> Contract:
+    kept = await change.db.fetchval("SELECT contract FROM goal_spec WHERE goal = $1", row.goal)
+    return Contract.model_validate_json(kept)
+
+
+async def _revise(change: Change, row: TaskRow, outcome: Revise) -> None:
+    target = (await change.load([int(outcome.target_task_id)])).get(int(outcome.target_task_id))
+    if target is None or target.goal != row.goal:
+        raise Refused("unknown_task", f"there is no task {outcome.target_task_id} in this goal")
+    await revision.apply(
+        change, target, outcome.generation, outcome.base_revision, outcome.operations,
+        summary=outcome.summary, reason=row.spec.instruction,
+    )  # fmt: skip
+    _settle(change, row, outcome, answered=True)
+    _record(change, row, outcome, summary=outcome.summary)
+    tasks.succeeded_event(change, row, outcome.summary, {}, 0, (0, 0))
+    await tasks.complete(change, [(row.id, row.epoch)], [State.DISPATCHED])
+    await _after_replan(change, row)
+
+
+async def _after_replan(change: Change, row: TaskRow) -> None:
+    """A replan has ended, with or without a revision: who still needs a dead task is skipped."""
+    if row.parent is not None and row.lane == "plan" and row.key.startswith("replan-"):
+        await tasks.skip_orphans(change, row.parent, row.generation)
+
+
+# --- failed and throttled --------------------------------------------------------------------------------
+
+
+async def _failed(change: Change, row: TaskRow, outcome: Failed) -> None:
+    error = outcome.error
+    _settle(change, row, outcome, answered=False, code=error.code)
+    if error.code == "redelivered":
+        change.record(row, "redelivered", worker=outcome.worker)
+        await tasks.resume(change, row, (State.DISPATCHED,), turns=0)
+        return
+    _record(change, row, outcome, error=error.model_dump_json())
+    await tasks.fail(change, row, error)
+    await _after_replan(change, row)
+
+
+async def _throttled(change: Change, row: TaskRow, outcome: Throttled) -> None:
+    lane = change.lanes.get(row.lane)
+    change.settle(row, money.Bill(0, 0), "throttled")
+    seconds = outcome.retry_after_seconds
+    reason = outcome.reason
+    now = change.now.timestamp()
+    if lane is not None and lane.pool is not None and reason is not None and reason.startswith(POOL_BLOCKED):
+        reason = reason.removeprefix(POOL_BLOCKED).strip()
+        seconds = change.settings.pool_park_seconds
+        pool = rate.blocked(change.rate_of(lane.pool), now, seconds, reason)
+        change.new_rates[lane.pool] = pool
+    elif lane is not None and lane.pool is not None and seconds > 0:
+        change.new_rates[lane.pool] = rate.throttled(change.rate_of(lane.pool), now, seconds)
+    change.emit(
+        row.goal, "task.throttled", row.id,
+        key=row.key, lane=row.lane, epoch=row.epoch, seconds=seconds, reason=reason, parent=tasks.text(row.parent),
+    )  # fmt: skip
+    if seconds > 0 and (lane is None or lane.pool is None):
+        await change.fetchrow("retry", row.id, row.epoch, change.now + timedelta(seconds=seconds), 0)
+    else:  # handed back, or paced by its pool's clock
+        await tasks.resume(change, row, (State.DISPATCHED,), turns=0)
+
+
+async def _post(change: Change, row: TaskRow, text: str) -> None:
+    """A line for the goal's blackboard."""
+    text = text[:2000]
+    await change.db.execute(
+        "INSERT INTO note (goal, author, text, at) VALUES ($1, $2, $3, $4)",
+        row.goal,
+        row.lane,
+        text,
+        change.now,
+    )
+    change.emit(row.goal, "note.posted", row.id, text=text, author=row.lane, key=row.key)
+
+
+def answer_of(row: TaskRow, text: str) -> Done:
+    """A person's answer as the outcome of the question's current epoch."""
+    names = [output.name for output in row.spec.outputs] or ["answer"]
+    types = {output.name: output.type for output in row.spec.outputs}
+    return Done(
+        goal_id=row.goal_id,
+        task_id=str(row.id),
+        epoch=row.epoch,
+        outputs={name: ArtifactRef.of_text(name, text, types.get(name, ArtifactType.TEXT)) for name in names},
+        summary=f"answered: {text[:200]}",
+    )

@@ -1,0 +1,189 @@
+"""Leadership: one scheduler writes. Its term is a row in Postgres that every write checks; a standby takes
+over when the lease runs out. A reign is everything that runs while leading."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import asyncpg
+import structlog
+from faststream.nats import NatsBroker
+from goalwright_shared import subjects, topology
+from goalwright_shared.artifacts import ObjectArtifacts
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from goalwright_scheduler import dispatch, intake
+from goalwright_scheduler.change import Change
+from goalwright_scheduler.handlers import LeaderDesk, lead_subscribers
+from goalwright_scheduler.loop import Loop, LostLead
+from goalwright_scheduler.memory import Memory
+from goalwright_scheduler.publisher import Publisher
+from goalwright_scheduler.settings import SchedulerSettings
+from goalwright_scheduler.sql import SQL
+
+log = structlog.get_logger(__name__)
+
+_DEDUPED_SECONDS = 100.0
+"""Younger than the duplicate window of stream WORK (120 s) by a margin."""
+
+Db = asyncpg.Connection[asyncpg.Record]
+
+
+class Leadership:
+    """A part: tries to lead, reigns, and tries again. `memory` is what queries see."""
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], Awaitable[Db]],
+        broker: NatsBroker,
+        client: Callable[[], Client],
+        artifacts: ObjectArtifacts,
+        settings: SchedulerSettings,
+        holder: str,
+        fatal: Callable[[str], None],
+    ) -> None:
+        self._connect, self._broker, self._client = connect, broker, client
+        self._artifacts, self._settings, self._holder, self._fatal = artifacts, settings, holder, fatal
+        self.memory = Memory()
+        self.leads = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to try; returns at once (a standby is as ready as a leader)."""
+        self._task = asyncio.create_task(self._run(), name="leadership")
+
+    async def stop(self) -> None:
+        """Finish the turn in hand and give the lead back."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        pause = self._settings.leader_lease_seconds / 4
+        while True:
+            try:
+                db = await self._connect()
+                try:
+                    term = await db.fetchval(SQL["lead"], self._holder, self._settings.leader_lease_seconds)
+                    if term is not None:
+                        await self._reign(db, term)
+                finally:
+                    self.leads = False
+                    await _close(db)
+            except LostLead as error:
+                log.warning("lost the lead", error=str(error))
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                log.warning("postgres is away", error=repr(error))
+            except Exception:
+                log.exception("the reign ended by a fault of ours")
+            await asyncio.sleep(pause)
+
+    async def _reign(self, db: Db, term: int) -> None:
+        log.info("leading", term=term)
+        client = self._client()
+        await self._mend_topology(client, db)
+        await self.memory.load(db)
+        publisher = Publisher(self._client, self._artifacts)
+        loop = Loop(
+            db=db, client=client, publisher=publisher, memory=self.memory, settings=self._settings, term=term,
+            holder=self._holder,
+        )  # fmt: skip
+        await self._republish(db, publisher)
+        desk = LeaderDesk(loop, client, self._artifacts, self.memory)
+        parts = self._intakes(client, desk, loop)
+        subscribers = lead_subscribers(self._broker, desk)
+        turning = asyncio.create_task(loop.run(), name="loop")
+        try:
+            for part in parts:
+                await part.start()
+            for subscriber in subscribers:
+                await subscriber.start()
+            self.leads = True
+            drained = asyncio.create_task(self._leases_from(parts[1], loop), name="drained")
+            try:
+                await turning
+            finally:
+                drained.cancel()
+        finally:
+            self.leads = False
+            for subscriber in subscribers:
+                await subscriber.stop()
+            for part in parts:
+                await part.stop()
+            turning.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await turning
+            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                await db.execute(SQL["step_down"], term, self._holder)
+
+    def _intakes(self, client: Client, desk: LeaderDesk, loop: Loop) -> Sequence[intake.Intake]:
+        async def advisory(message: Msg) -> None:
+            await intake.bury_undeliverable(client, message)
+
+        batch = self._settings.batch
+        return (
+            intake.Intake(
+                client, subjects.GOALS, subjects.DURABLE_GOALS, desk.on_goal, batch=batch, room=loop.has_room
+            ),
+            intake.Intake(
+                client, subjects.OUTCOMES, subjects.DURABLE_OUTCOMES, desk.on_outcome, batch=batch,
+                room=loop.has_room,
+            ),
+            intake.Intake(
+                client, subjects.ADVISORIES, subjects.DURABLE_ADVISORIES, advisory, batch=10, room=loop.has_room
+            ),
+        )  # fmt: skip
+
+    async def _leases_from(self, outcomes: intake.Intake, loop: Loop) -> None:
+        """A new leader expires nothing before stored outcomes are drained and presences could be heard."""
+        await outcomes.drained.wait()
+        loop.leases_expire_from = time.monotonic() + self._settings.leader_lease_seconds + 10
+
+    async def _mend_topology(self, client: Client, db: Db) -> None:
+        """Streams in memory are gone after a restart of NATS: the leader, who knows the lanes, makes them anew."""
+        lanes = [
+            row["name"] for row in await db.fetch("SELECT name FROM lane WHERE lane->>'performer' <> 'human'")
+        ]
+        leases = {
+            row["name"]: row["lease"]
+            for row in await db.fetch(
+                "SELECT name, (lane->>'lease_seconds')::float8 AS lease FROM lane WHERE lane->>'performer' = 'custom'"
+            )
+        }
+        js = client.jetstream(timeout=10)
+        ours = [lane for lane in lanes if lane not in leases]
+        changed = await topology.apply(js, ours)
+        for lane, lease in leases.items():
+            await topology.apply_consumer(
+                js, subjects.WORK, topology.lane_consumer(lane, ack_wait=lease + 30)
+            )
+        if changed:
+            log.warning("topology mended", changed=changed)
+
+    async def _republish(self, db: Db, publisher: Publisher) -> None:
+        """What the last leader committed and perhaps did not publish: events, and work so young that the
+        stream still knows whether it had it."""
+        for row in await db.fetch(SQL["load_outbox"], 10_000):
+            publisher.events(row)
+        young = await db.fetch(
+            """SELECT id FROM task WHERE state = 'dispatched' AND NOT announced
+               AND dispatched_at > clock_timestamp() - $1::float8 * interval '1 second' ORDER BY id""",
+            _DEDUPED_SECONDS,
+        )
+        if young:
+            now = await db.fetchval("SELECT clock_timestamp()")
+            change = Change(db, now, self._settings, self.memory.lanes, self.memory.rates)
+            await publisher.work(await dispatch.works(change, self.memory, [row["id"] for row in young]))
+        await publisher.flush()
+
+
+async def _close(db: Db) -> None:
+    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        await db.close(timeout=2)

@@ -1,0 +1,11 @@
+"""SQL is code: one statement per file, named by its verb; `SQL["complete"]` is its text."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+SQL: dict[str, str] = {
+    entry.name.removesuffix(".sql"): entry.read_text(encoding="utf-8")
+    for entry in sorted(files(__name__).iterdir(), key=lambda entry: entry.name)
+    if entry.name.endswith(".sql")
+}

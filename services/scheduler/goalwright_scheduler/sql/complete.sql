@@ -1,0 +1,41 @@
+-- Complete tasks whose current epoch has answered, release their dependants, count down their parents.
+-- Guarded by epoch and state: a redelivered or late answer changes no row and so releases nothing.
+-- $1 ids, $2 epochs, $3 states they may end from, $4 now
+WITH answer AS (
+    SELECT a.id, a.epoch FROM unnest($1::bigint[], $2::int[]) AS a(id, epoch)
+), ended AS (
+    UPDATE task t
+    SET state = 'succeeded', hold = 0, due_at = NULL
+    FROM answer a
+    WHERE t.id = a.id AND t.epoch = a.epoch AND t.state = ANY($3::text[])
+    RETURNING t.id, t.goal, t.parent, t.children
+), freed AS (
+    UPDATE task t
+    SET unmet = t.unmet - met.n,
+        state = CASE WHEN t.state = 'blocked' AND t.unmet = met.n
+                     THEN CASE t.lane WHEN 'human' THEN 'parked' ELSE 'ready' END
+                     ELSE t.state END,
+        ready_at = CASE WHEN t.state = 'blocked' AND t.unmet = met.n THEN $4 ELSE t.ready_at END,
+        rank = CASE WHEN t.state = 'blocked' AND t.unmet = met.n
+                    THEN t.head_start - extract(epoch FROM $4::timestamptz) ELSE t.rank END
+    FROM (
+        SELECT child, count(*)::int AS n FROM ended, unnest(ended.children) AS child
+        GROUP BY child ORDER BY child
+    ) AS met
+    WHERE t.id = met.child
+    RETURNING t.id, t.goal, t.lane, t.rank, t.state, t.unmet
+), counted AS (
+    UPDATE task p
+    SET open_children = p.open_children - done.n
+    FROM (
+        SELECT parent, count(*)::int AS n FROM ended WHERE parent IS NOT NULL
+        GROUP BY parent ORDER BY parent
+    ) AS done
+    WHERE p.id = done.parent
+    RETURNING p.id, p.goal, p.open_children
+)
+SELECT 'ended' AS what, id, goal, NULL AS lane, NULL::float8 AS rank FROM ended
+UNION ALL
+SELECT state, id, goal, lane, rank FROM freed WHERE unmet = 0 AND state IN ('ready', 'parked')
+UNION ALL
+SELECT 'whole', id, goal, NULL, NULL FROM counted WHERE open_children = 0

@@ -1,0 +1,76 @@
+"""What time brings, each second and bounded: retries due, leases over, deadlines, questions unanswered."""
+
+from __future__ import annotations
+
+from goalwright_shared.messages import TaskError
+
+from goalwright_scheduler import control, goals, tasks
+from goalwright_scheduler.change import Change, TaskRow
+from goalwright_scheduler.core import money
+from goalwright_scheduler.core.ready import Ready
+from goalwright_scheduler.core.states import GoalStatus, State
+
+_AT_ONCE = 500
+
+
+async def sweep(change: Change, *, leases: bool) -> None:
+    """One pass. `leases` is False for a new leader until stored outcomes are drained and a lease has passed."""
+    for row in await change.fetch("wake", change.now, _AT_ONCE):
+        change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
+    due = await change.fetch("expired", change.now, _AT_ONCE)
+    for task in (await change.load([row["id"] for row in due])).values():
+        if task.state is State.PARKED:
+            await _unanswered(change, task)
+        elif leases:
+            await _expired(change, task)
+    ended = await change.db.fetch(
+        """SELECT num, deadline <= $1 AS late FROM goal
+           WHERE finished_at IS NULL AND (deadline <= $1 OR ask_until <= $1) LIMIT 100""",
+        change.now,
+    )
+    for goal in ended:
+        why = "deadline passed" if goal["late"] else "budget exhausted, and nobody answered in time"
+        await goals.finish(change, goal["num"], GoalStatus.PARTIAL, why)
+
+
+async def _unanswered(change: Change, row: TaskRow) -> None:
+    """A question's time is over: its default, else it has failed."""
+    default = row.spec.question.default if row.spec.question else None
+    if default is not None:
+        await control.answer(change, row, default)
+        return
+    error = TaskError(code="unanswered", message="nobody answered in time", retryable=False)
+    change.emit(
+        row.goal, "task.failed", row.id,
+        key=row.key, lane=row.lane, epoch=row.epoch, failures=row.failures + 1, final=True,
+        error=error.model_dump(mode="json"), parent=tasks.text(row.parent),
+    )  # fmt: skip
+    change.record(row, "failed", error=error.model_dump_json())
+    await tasks.die(change, row, error)
+
+
+async def _expired(change: Change, row: TaskRow) -> None:
+    """A lease is over. Never announced by a performer of ours: its message was lost, and it goes again. Else
+    the try is charged in full and counts as a failure; work with external effects waits for a person."""
+    lane = change.lanes.get(row.lane)
+    change.emit(
+        row.goal, "task.expired", row.id,
+        key=row.key, lane=row.lane, epoch=row.epoch, announced=row.announced, parent=tasks.text(row.parent),
+    )  # fmt: skip
+    if not row.announced and (lane is None or lane.performer == "service"):
+        change.settle(row, money.Bill(0, 0), "lost")
+        await tasks.resume(change, row, (State.DISPATCHED,), turns=0)
+        return
+    change.settle(row, money.Bill(row.hold, 0), "expired")
+    change.cancels.append(row.id)
+    if row.spec.effects == "external":
+        await change.fetchrow("park", row.id, ["dispatched"], None)
+        change.emit(
+            row.goal, "task.parked", row.id, key=row.key, lane=row.lane, reason="its lease expired and its effects "
+            "are external: retry or skip it by hand",
+        )  # fmt: skip
+        return
+    error = TaskError(
+        code="expired", message="the performer was not heard of within the lease", retryable=True
+    )
+    await tasks.fail(change, row, error)
