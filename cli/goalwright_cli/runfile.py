@@ -6,12 +6,11 @@ is told from a live one without trusting process ids. The file carries credentia
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from goalwright_shared.errors import Unreachable
 from pydantic import BaseModel, ConfigDict
@@ -67,17 +66,17 @@ def is_locked(home: Path) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def lock(home: Path) -> Iterator[bool]:
-    """Claim `home` for one supervisor: yields whether we have it. The kernel frees it when we die."""
+def claim(home: Path) -> BinaryIO | None:
+    """Claim `home` for one supervisor: the file that holds the lock until it is closed (the kernel does that
+    when we die), or None when somebody else holds it."""
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "supervisor.lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    file = (home / "supervisor.lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def client_url(home: Path, nats_url: str | None) -> str:

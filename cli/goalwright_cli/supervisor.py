@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from goalwright_shared.errors import GoalwrightError, Unreachable
 
@@ -381,11 +381,28 @@ async def _get_json(port: int, path: str) -> dict[str, object]:
 
 async def supervise(settings: SystemSettings, *, scale: Mapping[str, int], step: Step) -> int:
     """Run a system in `settings.home` until a signal; the exit code. Says so when one runs there already."""
-    with _claim(settings.home) as claim:
-        if not await claim.wait(settings.ready_seconds):
-            step(f"Ready: a system runs in {settings.home} already")
-            return 0
+    claim = await _claim(settings)
+    if claim is None:
+        step(f"Ready: a system runs in {settings.home} already")
+        return 0
+    with claim:
         return await _supervise(settings, scale, step)
+
+
+async def _claim(settings: SystemSettings) -> BinaryIO | None:
+    """The home's lock; None when a system runs there. Waits for one that is just starting or stopping."""
+    deadline = time.monotonic() + settings.ready_seconds
+    while time.monotonic() < deadline:
+        if claim := runfile.claim(settings.home):
+            return claim
+        if runfile.read(settings.home):
+            return None
+        await asyncio.sleep(0.1)
+    raise Unreachable(
+        "starting_elsewhere",
+        f"another supervisor holds {settings.home} and does not become ready",
+        hint=f"see {settings.home / 'logs'}, or use another --home",
+    )
 
 
 async def _supervise(settings: SystemSettings, scale: Mapping[str, int], step: Step) -> int:
@@ -429,34 +446,6 @@ def _ready_line(run: runfile.Run, settings: SystemSettings, seconds: float) -> s
         f"Ready in {seconds:.1f} s: {count} services on {redact(run.nats_url)}, {model}, "
         f"state in {settings.home}"
     )
-
-
-class _Claim:
-    """The home's lock, tried until we have it or the system of its holder is ready."""
-
-    def __init__(self, home: Path, stack: contextlib.ExitStack) -> None:
-        self._home, self._stack = home, stack
-
-    async def wait(self, timeout_seconds: float) -> bool:
-        """True when we may start a system; False when one runs. Raises `Unreachable` after the time."""
-        deadline = time.monotonic() + timeout_seconds
-        while time.monotonic() < deadline:
-            if self._stack.enter_context(runfile.lock(self._home)):
-                return True
-            if runfile.read(self._home):
-                return False
-            await asyncio.sleep(0.1)
-        raise Unreachable(
-            "starting_elsewhere",
-            f"another supervisor holds {self._home} and does not become ready",
-            hint=f"see {self._home / 'logs'}, or use another --home",
-        )
-
-
-@contextlib.contextmanager
-def _claim(home: Path) -> Iterator[_Claim]:
-    with contextlib.ExitStack() as stack:
-        yield _Claim(home, stack)
 
 
 @dataclass(frozen=True)

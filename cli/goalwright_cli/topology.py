@@ -74,13 +74,13 @@ async def apply_all(nats_url: str, postgres_dsn: str) -> list[str]:
 
     The consumers of lanes that users added are made too: they are rows of the same table.
     """
-    from goalwright_scheduler.lanes import load_lanes, store_lanes
+    from goalwright_scheduler.lanes import load_custom_lanes, store_lanes
 
     lanes = collect_lanes()
-    await store_lanes(postgres_dsn, lanes, collect_pools())
-    known = await load_lanes(postgres_dsn)
+    changed = await store_lanes(postgres_dsn, lanes, collect_pools())
+    lanes += await load_custom_lanes(postgres_dsn)
     async with jetstream(nats_url) as js:
-        return await shape.apply(js, [lane.name for lane in known])
+        return changed + await shape.apply(js, [lane.name for lane in lanes])
 
 
 @contextlib.asynccontextmanager

@@ -83,13 +83,13 @@ def test_a_run_file_counts_only_while_its_supervisor_lives(tmp_path: Path) -> No
     run = runfile.Run(
         nats_url="nats://x", services={"agent": [os.getpid()]}, children={"postgres": os.getpid()}
     )
-    with runfile.lock(tmp_path) as ours:
-        assert ours
+    claim = runfile.claim(tmp_path)
+    assert claim is not None
+    with claim:
         runfile.write(tmp_path, run)
         assert runfile.read(tmp_path) == run
         assert (tmp_path / "run.json").stat().st_mode & 0o777 == 0o600
-        with runfile.lock(tmp_path) as second:
-            assert not second
+        assert runfile.claim(tmp_path) is None, "one supervisor a home"
     assert runfile.read(tmp_path) is None, "its supervisor is gone, whatever the file says"
 
 
