@@ -111,11 +111,13 @@ async def ask(client: Client, subject: str, body: bytes, *, timeout_seconds: flo
 
 
 def queries(client: Callable[[], Client]) -> Query:
-    """A `Query` over NATS; raises `Unreachable`, or `Refused` when the scheduler says no."""
+    """A `Query` over NATS, for the `owner` that the body names (default: `public`); raises `Unreachable`, or
+    `Refused` when the scheduler says no."""
 
     async def query(what: str, body: Mapping[str, Any]) -> dict[str, Any]:
         payload = json.dumps(dict(body)).encode()
-        answer: dict[str, Any] = json.loads(await ask(client(), subjects.query(what), payload))
+        subject = subjects.query(what, body.get("owner"))
+        answer: dict[str, Any] = json.loads(await ask(client(), subject, payload))
         if (error := answer.get("error")) and isinstance(error, dict):
             raise Refused(str(error.get("code")), str(error.get("message")), hint=error.get("hint"))
         return answer

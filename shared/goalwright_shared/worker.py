@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -181,7 +181,7 @@ class Worker:
             await self._ack(message)
 
     async def _try(self, work: Work, message: Msg) -> Outcome | None:
-        attempt = Attempt(work, self._client, self._artifacts, self._query)
+        attempt = Attempt(work, self._client, self._artifacts, _of_owner(self._query, work.owner))
         task = asyncio.create_task(self._performed(work, attempt))
         self._running[work.task_id] = (work, task)
         presence = asyncio.create_task(self._keep_alive(work, message))
@@ -254,6 +254,15 @@ class Worker:
         if running is not None:
             self._cancelled.add(task_id)
             running[1].cancel()
+
+
+def _of_owner(query: Query, owner: str) -> Query:
+    """The same queries, asked for the owner of the work."""
+
+    async def asked(what: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return await query(what, {"owner": owner, **body})
+
+    return asked
 
 
 async def pack(payload: bytes, artifacts: Artifacts) -> bytes:
