@@ -15,11 +15,12 @@ _SECRET_NAME = re.compile(r"(api[-_]?key|token|secret|password|passwd|authorizat
 _NOT_SECRET_NAME = re.compile(
     r"^(max_)?tokens?(_in|_out|_cached|_per_minute)?$|^max_(input|output)_tokens$", re.I
 )
+_START = r"(?:\b|(?<=\\[nrt]))"  # a word begins, also after a newline or tab as JSON text writes it
 _PATTERNS = (
-    re.compile(r"\bsk-[A-Za-z0-9_\-]{8,}"),
-    re.compile(r"\bBearer\s+[A-Za-z0-9._\-+/=]{8,}", re.I),
-    re.compile(r"\b(?:ghp|gho|ghs|github_pat|xox[abpr]|AKIA|AIza)[A-Za-z0-9_\-]{10,}"),
-    re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"),  # user:password in a URL
+    re.compile(_START + r"sk-[A-Za-z0-9_\-]{8,}"),
+    re.compile(_START + r"Bearer\s+[A-Za-z0-9._\-+/=]{8,}", re.I),
+    re.compile(_START + r"(?:ghp|gho|ghs|github_pat|xox[abpr]|AKIA|AIza)[A-Za-z0-9_\-]{10,}"),
+    re.compile(r"""(?<=://)[^/\s:@"']+:[^/\s@"']+(?=@)"""),  # user:password in a URL
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S),
 )
 MASK = "[redacted]"

@@ -33,7 +33,7 @@ FREE = Price(input_usd_per_mtok=0, output_usd_per_mtok=0)
 def price_of(model: str, endpoint: str, overrides: Mapping[str, Price], max_input_tokens: int) -> Price:
     """The price at which holds are made and calls are settled.
 
-    Where a provider has tiers, the tier of the lane's input cap counts. Raises Refused for an unknown price on
+    Where a provider has tiers, that of the lane's input cap counts. Raises Refused for an unknown price on
     a public endpoint: a budget that cannot be kept must not be promised.
     """
     if model in overrides:

@@ -11,12 +11,13 @@ import json
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 import structlog
@@ -46,6 +47,7 @@ _BLOCKED_RETRY_SECONDS = 60.0
 _DEFAULT_RETRY_SECONDS = 5.0
 _JITTER = 0.25
 _NO_KEY = "no key"
+_NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.ConnectError)
 
 
 @dataclass(frozen=True)
@@ -312,21 +314,14 @@ class Provider:
                 return Broken(
                     "model_not_found",
                     f"{self.base_url} does not know {model}: {_said(error)}. Fix: set GOALWRIGHT_MODEL "
-                    "to a model that this server has, or OPENAI_BASE_URL to the right address (mostly it ends with /v1).",
+                    "to a model that it has, or OPENAI_BASE_URL to the right address (often ending with /v1).",
                     False,
                     unbilled=True,
                 )
             case openai.APIStatusError():
                 return self._status(error, model)
-            case openai.APITimeoutError() | TimeoutError():
-                limit = self._settings.call_timeout_seconds
-                return Broken(
-                    "provider_unavailable",
-                    f"{model} at {self.base_url} gave no answer within {limit:g} s",
-                    True,
-                )
             case _:
-                return self._unreachable(error)
+                return self._unanswered(error, model)
 
     def _limited(self, error: openai.APIStatusError) -> Limited:
         said = _said(error)
@@ -357,19 +352,35 @@ class Provider:
             unbilled=not retryable,
         )
 
-    def _unreachable(self, error: Exception) -> Broken:
-        cause = error.__cause__
-        refused = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout)
-        detail = redact(str(cause or error) or type(cause or error).__name__)[:200]
-        if not refused:
-            return Broken("provider_unavailable", f"the connection to {self.base_url} broke: {detail}", True)
-        return Broken(
-            "provider_unavailable",
-            f"no model answers at {self.base_url} ({detail}). Fix: start that server, set OPENAI_BASE_URL "
-            "(and OPENAI_API_KEY) to one that runs, or unset both to use the rehearsal model.",
-            True,
-            unbilled=True,
-        )
+    def _unanswered(self, error: Exception, model: str) -> Broken:
+        """No connection, a broken one, or silence. The transport calls all three a timeout: the cause tells."""
+        causes = list(_causes(error))
+        never_sent = [cause for cause in causes if isinstance(cause, _NEVER_SENT)]
+        if never_sent:
+            return Broken(
+                "provider_unavailable",
+                f"no model answers at {self.base_url} ({_short(never_sent[0])}). Fix: start that server, set "
+                "OPENAI_BASE_URL (and OPENAI_API_KEY) to one that runs, or unset both to use the rehearsal model.",
+                True,
+                unbilled=True,
+            )
+        broken = [cause for cause in causes if isinstance(cause, aiohttp.ClientError)]
+        if broken and not any(isinstance(cause, TimeoutError) for cause in causes):
+            why = f"the connection to {self.base_url} broke: {_short(broken[-1])}"
+        else:
+            limit = self._settings.call_timeout_seconds
+            why = f"{model} at {self.base_url} gave no answer within {limit:g} s"
+        return Broken("provider_unavailable", why, True)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _short(error: BaseException) -> str:
+    return redact(str(error) or type(error).__name__)[:200]
 
 
 def _is_about_the_server(lower: Dialect, before: Dialect, request: Request) -> bool:

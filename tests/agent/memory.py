@@ -1,0 +1,54 @@
+"""Artifacts in memory, for unit tests; passes the same suite as the object store."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+from goalwright_shared.artifacts import MEDIA_TYPES, inline_ref
+from goalwright_shared.errors import ArtifactUnavailable
+from goalwright_shared.messages import ArtifactRef, ArtifactType
+
+
+class MemoryArtifacts:
+    """A dictionary by hash. `full` makes every put that does not fit inline fail, as a full disk does."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.full = False
+
+    async def put_bytes(
+        self, name: str, type: ArtifactType, data: bytes, media_type: str | None = None
+    ) -> ArtifactRef:
+        """Store, inline when small."""
+        small = inline_ref(name, type, data, media_type)
+        if small is not None:
+            return small
+        if self.full:
+            raise ArtifactUnavailable("artifact_not_stored", "the store is full")
+        digest = hashlib.sha256(data).hexdigest()
+        self.objects[digest] = data
+        media = media_type or MEDIA_TYPES[type]
+        return ArtifactRef(
+            name=name, type=type, media_type=media, size=len(data), sha256=digest, object=digest
+        )
+
+    async def put_file(
+        self, name: str, type: ArtifactType, path: Path, media_type: str | None = None
+    ) -> ArtifactRef:
+        """Store a file."""
+        return await self.put_bytes(name, type, await asyncio.to_thread(path.read_bytes), media_type)
+
+    async def get_bytes(self, ref: ArtifactRef) -> bytes:
+        """The content."""
+        if ref.inline is not None:
+            return ref.inline.encode()
+        assert ref.object is not None
+        if ref.object not in self.objects:
+            raise ArtifactUnavailable("artifact_missing", f"artifact {ref.name} could not be read")
+        return self.objects[ref.object]
+
+    async def fetch(self, ref: ArtifactRef, path: Path) -> None:
+        """The content into a file."""
+        await asyncio.to_thread(path.write_bytes, await self.get_bytes(ref))
