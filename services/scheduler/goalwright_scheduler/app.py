@@ -86,7 +86,7 @@ async def serve(settings: SchedulerSettings | None = None) -> int:
     broker = build_broker("scheduler", settings, stopper)
     connection = Connection(broker, settings)
     database = Database(settings.postgres_dsn)
-    artifacts = _LateArtifacts(connection)
+    artifacts = ObjectArtifacts(lambda: connection.nats.jetstream(timeout=30))
     leadership = Leadership(
         connect=database.connect, broker=broker, client=lambda: connection.nats, artifacts=artifacts,
         settings=settings, holder=process_name(settings), fatal=stopper.fatal,
@@ -104,16 +104,3 @@ async def serve(settings: SchedulerSettings | None = None) -> int:
 
     health = Health("scheduler", settings.health_host, settings.health_port, ready)
     return await lifecycle.run([connection, database, health, Handlers(connection), leadership], stopper)
-
-
-class _LateArtifacts(ObjectArtifacts):
-    """The object store of a connection that starts later."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        super().__init__(None)  # type: ignore[arg-type]  # set at first use
-
-    async def _bucket(self):  # type: ignore[no-untyped-def]  # as the parent
-        if self._js is None:
-            self._js = self._connection.nats.jetstream(timeout=30)
-        return await super()._bucket()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import structlog
@@ -38,7 +38,7 @@ _TICK_SECONDS = 0.25
 _CREDIT_FIRST, _CREDIT_LAST = 0.002, 0.05
 """Seconds between looks at free slots while tasks wait: quick after a change, then slower."""
 
-Db = asyncpg.Connection[asyncpg.Record]
+Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class LostLead(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 from goalwright_shared.messages import Alive, Lane

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 import asyncpg
 import structlog
@@ -30,7 +31,7 @@ log = structlog.get_logger(__name__)
 _DEDUPED_SECONDS = 100.0
 """Younger than the duplicate window of stream WORK (120 s) by a margin."""
 
-Db = asyncpg.Connection[asyncpg.Record]
+Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class Leadership:

@@ -268,9 +268,9 @@ prompt_variant = Table(
 leader = Table(
     "leader",
     metadata,
-    Column("only", Boolean, primary_key=True, server_default=text("true")),
+    Column("one", Boolean, primary_key=True, server_default=text("true")),
     Column("term", BigInteger, nullable=False),
     Column("holder", Text, nullable=False),
     Column("until", _moment, nullable=False),
-    CheckConstraint("only", name="leader_is_one"),
+    CheckConstraint("one", name="leader_is_one"),
 )

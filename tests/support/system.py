@@ -1,0 +1,232 @@
+"""The scheduler, running for real against real servers; performers and clients of tests talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats
+import pytest
+from goalwright_cli.embedded_nats import EmbeddedNats
+from goalwright_scheduler import migrations
+from goalwright_scheduler.lanes import store_lanes
+from goalwright_scheduler.settings import HUMAN_LANE
+from goalwright_shared import topology
+from goalwright_shared.messages import Lane, PoolLimit
+from nats.aio.client import Client
+
+LANES = [
+    HUMAN_LANE,
+    Lane(name="plan", may=["done", "expand", "revise", "failed", "throttled"], child_lanes=["*"], lease_seconds=5),
+    Lane(name="exec", lease_seconds=5),
+    Lane(name="reflect", may=["done", "expand", "failed", "throttled"], child_lanes=["agent.*"], lease_seconds=5),
+    Lane(
+        name="agent.ask", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=5,
+        input_usd_per_mtok=1.0, output_usd_per_mtok=4.0,
+    ),
+    Lane(name="agent.judge", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=5),
+    Lane(
+        name="agent.generalist", plannable=True, pool="k/m", max_input_tokens=1000, max_output_tokens=1000,
+        may=["done", "expand", "failed", "throttled"], child_lanes=["exec", "agent.*", "human"], lease_seconds=5,
+    ),
+    Lane(name="custom.a", performer="custom", may=["done", "expand", "failed", "throttled"], child_lanes=["*"],
+         look_ahead=2, lease_seconds=10),
+    Lane(name="custom.b", performer="custom", look_ahead=2, lease_seconds=10),
+    Lane(name="custom.short", performer="custom", lease_seconds=1),
+]  # fmt: skip
+
+
+async def wait_for(check: Callable[[], Awaitable[Any]], seconds: float = 15.0) -> Any:
+    """The first truthy answer of `check`; fails when there is none in time."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = await check()
+            if found:
+                return found
+            await asyncio.sleep(0.02)
+
+
+@dataclass
+class System:
+    """A running scheduler process, and a client of it."""
+
+    server: EmbeddedNats
+    dsn: str
+    client: Client
+    processes: list[asyncio.subprocess.Process] = field(default_factory=list)
+    performers: list[asyncio.Task[None]] = field(default_factory=list)
+    performed: list[tuple[str, int, str]] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    async def start_scheduler(self, **environment: str) -> asyncio.subprocess.Process:
+        """One more scheduler process."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", "import asyncio, goalwright_scheduler.app as a; raise SystemExit(asyncio.run(a.serve()))",
+            env={**os.environ, "GOALWRIGHT_NATS_URL": self.server.service_url, "GOALWRIGHT_POSTGRES_DSN": self.dsn,
+                 "GOALWRIGHT_LOG_LEVEL": "warning", "GOALWRIGHT_LEADER_LEASE_SECONDS": "1",
+                 **self.environment, **environment},
+        )  # fmt: skip
+        self.processes.append(process)
+        await wait_for(self.answers, 30)
+        return process
+
+    async def kill(self, process: asyncio.subprocess.Process, number: int = signal.SIGKILL) -> None:
+        """End one process and wait for its end."""
+        process.send_signal(number)
+        await process.wait()
+        self.processes.remove(process)
+
+    async def answers(self) -> bool:
+        """Whether a leader answers control requests."""
+        try:
+            answer = await self.client.request("control.pause", b'{"goal_id": "none"}', timeout=0.5)
+        except (nats.errors.Error, TimeoutError):
+            return False
+        return b"not_found" in answer.data
+
+    async def request(self, subject: str, body: Any) -> Any:
+        """One request, its JSON answer."""
+        payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return json.loads((await self.client.request(subject, payload, timeout=15)).data)
+
+    async def submit(self, **goal: Any) -> str:
+        """A goal by request; its id."""
+        answer = await self.request("goals.request", goal)
+        assert "goal_id" in answer, answer
+        goal_id: str = answer["goal_id"]
+        return goal_id
+
+    async def goal(self, goal_id: str) -> Any:
+        """The answer of `query.goal`."""
+        return await self.request("query.goal", {"goal_id": goal_id})
+
+    async def events(self, goal_id: str, owner: str = "public") -> list[Any]:
+        """The stored events of a goal, in order."""
+        js = self.client.jetstream()
+        pull = await js.subscribe(f"events.{owner}.{goal_id}.>", ordered_consumer=True)
+        found: list[Any] = []
+        while True:
+            try:
+                found.append(json.loads((await pull.next_msg(timeout=0.3)).data))
+            except (nats.errors.TimeoutError, TimeoutError):
+                await pull.unsubscribe()
+                return found
+
+    async def finished(self, goal_id: str, seconds: float = 20.0) -> Any:
+        """The data of `goal.finished`, awaited."""
+
+        async def ended() -> Any:
+            answer = await self.goal(goal_id)
+            return answer if answer.get("finished_at") else None
+
+        return await wait_for(ended, seconds)
+
+    async def task(self, goal_id: str, key: str) -> Any:
+        """The answer of `query.task`."""
+        return await self.request("query.task", {"goal_id": goal_id, "task_id": key})
+
+    async def until(self, goal_id: str, key: str, *states: str) -> Any:
+        """The task, once it is in one of `states`."""
+
+        async def there() -> Any:
+            answer = await self.task(goal_id, key)
+            return answer if answer.get("state") in states else None
+
+        return await wait_for(there)
+
+    def perform(
+        self, lane: str, answer: Callable[[Any], Any] | None = None, slots: int = 4
+    ) -> list[asyncio.Task[None]]:
+        """A performer on plain nats-py; `answer` maps Work to an outcome's own fields (None: no answer)."""
+        started = [asyncio.create_task(self._slot(lane, answer or echo)) for _ in range(slots)]
+        self.performers += started
+        return started
+
+    async def _slot(self, lane: str, answer: Callable[[Any], Any]) -> None:
+        js = self.client.jetstream()
+        pull = await js.pull_subscribe_bind(durable="work-" + lane.replace(".", "-"), stream="WORK")
+        while True:
+            try:
+                (message,) = await pull.fetch(1, timeout=5)
+            except (nats.errors.Error, TimeoutError):
+                await asyncio.sleep(0.05)
+                continue
+            work = json.loads(message.data)
+            self.performed.append((work["spec"]["key"], work["epoch"], lane))
+            outcome = answer(work)
+            if asyncio.iscoroutine(outcome):
+                outcome = await outcome
+            if outcome is not None:
+                base = {name: work[name] for name in ("goal_id", "task_id", "epoch")}
+                await js.publish(f"outcomes.{lane}", json.dumps({**base, **outcome}).encode())
+            await message.ack()
+
+
+def artifact(name: str, text: str, type: str = "text") -> dict[str, Any]:
+    """An inline artifact, as an outsider would write it."""
+    import hashlib
+
+    body = text.encode()
+    return {"name": name, "type": type, "media_type": "text/plain", "size": len(body),
+            "sha256": hashlib.sha256(body).hexdigest(), "inline": text}  # fmt: skip
+
+
+def echo(work: Any) -> dict[str, Any]:
+    """An answer that names what it was given: outputs say from which inputs they come."""
+    given = ",".join(f"{name}={ref['inline']}" for name, ref in sorted(work["inputs"].items()))
+    return {
+        "kind": "done",
+        "outputs": {
+            o["name"]: artifact(o["name"], f"{work['spec']['key']}({given})", o["type"])
+            for o in work["spec"]["outputs"]
+        },
+        "summary": f"did {work['spec']['key']}",
+    }
+
+
+def chain(lane: str, *keys: str) -> list[dict[str, Any]]:
+    """Tasks that each need the one before."""
+    return [
+        {
+            "key": key,
+            "lane": lane,
+            "inputs": [f"o-{keys[i - 1]}"] if i else [],
+            "outputs": [{"name": f"o-{key}"}],
+        }
+        for i, key in enumerate(keys)
+    ]
+
+
+async def prepare(
+    server: EmbeddedNats, dsn: str, lanes: Sequence[Lane], pools: Sequence[PoolLimit] = ()
+) -> None:
+    """Schema, lanes, streams and consumers."""
+    await migrations.migrate(dsn)
+    await store_lanes(dsn, lanes, pools)
+    client = await nats.connect(server.service_url)
+    await topology.apply(client.jetstream(), [lane.name for lane in lanes if lane.performer != "human"])
+    await client.close()
+
+
+@pytest.fixture
+async def system(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[System]:
+    """Real NATS, real Postgres, topology applied; no scheduler yet (`await system.start_scheduler()`)."""
+    await prepare(nats_server, postgres_dsn, LANES, [PoolLimit(pool="k/m")])
+    client = await nats.connect(nats_server.client_url)
+    made = System(nats_server, postgres_dsn, client)
+    try:
+        yield made
+    finally:
+        for task in made.performers:
+            task.cancel()
+        await asyncio.gather(*made.performers, return_exceptions=True)
+        for process in list(made.processes):
+            if process.returncode is None:
+                await made.kill(process)
+        await client.close()
