@@ -7,6 +7,7 @@ start children from the main thread. Elsewhere only an orderly stop ends them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
@@ -71,14 +72,18 @@ def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
 async def stop(
     process: subprocess.Popen[bytes], *, number: signal.Signals = signal.SIGTERM, grace_seconds: float = 10
 ) -> bool:
-    """Signal, wait, kill; idempotent. True when the process ended by itself within the grace time."""
+    """Signal, wait, kill; idempotent. True when the process ended by itself within the grace time.
+
+    What it leaves behind in its session is killed too.
+    """
+    in_time = True
     if process.poll() is None:
         process.send_signal(number)
-        if not await ended(process, grace_seconds):
-            process.kill()
-            process.wait()
-            return False
-    return True
+        in_time = await ended(process, grace_seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return in_time
 
 
 async def ended(process: subprocess.Popen[bytes], timeout_seconds: float) -> bool:

@@ -48,25 +48,37 @@ class Stopper:
 async def run(parts: Sequence[Part], stopper: Stopper) -> int:
     """Start `parts` in order, wait for SIGINT, SIGTERM or the stopper, stop them in reverse order.
 
-    Returns the process's exit code. A part that fails to start stops those before it and raises.
+    Returns the process's exit code. A part that fails to start stops those before it and raises; a signal
+    during the start ends it.
     """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopper.ask, signal.Signals(number).name)
     started: list[Part] = []
+    starting = asyncio.create_task(_start(parts, started))
+    asked = asyncio.create_task(stopper.wait())
     try:
-        _announce(parts, all_started=False)
-        for part in parts:
-            await part.start()
-            started.append(part)
-        _announce(parts, all_started=True)
-        log.info("ready")
-        await stopper.wait()
+        await asyncio.wait({starting, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting  # raises what went wrong
+            log.info("ready")
+        await asked
         log.info("stopping", reason=stopper.reason)
     finally:
+        asked.cancel()
+        starting.cancel()
+        await asyncio.gather(starting, asked, return_exceptions=True)
         for part in reversed(started):
             await part.stop()
     return 1 if stopper.failed else 0
+
+
+async def _start(parts: Sequence[Part], started: list[Part]) -> None:
+    _announce(parts, all_started=False)
+    for part in parts:
+        await part.start()
+        started.append(part)
+    _announce(parts, all_started=True)
 
 
 def _announce(parts: Sequence[Part], *, all_started: bool) -> None:

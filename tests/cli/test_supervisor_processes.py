@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,6 +41,16 @@ async def test_stop_kills_what_ignores_the_signal(tmp_path: Path) -> None:
     assert not await processes.stop(process, grace_seconds=0.1)
     assert process.returncode == -signal.SIGKILL
     assert await processes.stop(process), "stopping twice is harmless"
+
+
+async def test_stop_takes_along_what_the_process_started(tmp_path: Path) -> None:
+    source = (
+        "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, flush=True); sys.stdin.read()"
+    )
+    process = processes.spawn([sys.executable, "-c", source], log=tmp_path / "log", stdin=subprocess.PIPE)
+    grandchild = int(await eventually(lambda: processes.tail(tmp_path / "log")))
+    await processes.stop(process)
+    await eventually(lambda: not processes.alive(grandchild))
 
 
 EVERYTHING = {
