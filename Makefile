@@ -50,7 +50,7 @@ docs: setup ## Write the generated pages again (docs/subjects.md)
 
 test-container: setup ## Build the image, run the compose file end to end (needs a Docker engine)
 	uv pip install --quiet --python $(BIN)/python -c constraints.txt --group container
-	pytest -m container $(PYTEST_ARGS) tests/container
+	pytest -m container $(PYTEST_ARGS)
 
 constraints: $(VENV)/.python ## Pin all dependencies again, with hashes
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --all-extras --group dev \
