@@ -125,7 +125,7 @@ def near_names(name: str, candidates: Iterable[str], limit: int = 3) -> list[str
     if len(folded) > _COMPARED:
         folded = {f: c for f, c in folded.items() if abs(len(f) - len(wanted)) <= 3 and f[:2] == wanted[:2]}
     pool = list(folded)[:_COMPARED]
-    return [folded[match] for match in difflib.get_close_matches(wanted, pool, limit, 0.7)]
+    return [folded[match] for match in difflib.get_close_matches(wanted, pool, limit, 0.6)]
 
 
 def canonical_hash(spec: TaskSpec, input_hashes: Mapping[str, str]) -> str:

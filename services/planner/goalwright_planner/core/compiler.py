@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from goalwright_shared import graph
 from goalwright_shared.messages import (
+    ArtifactType,
     Contract,
     Deliverable,
     OutputSpec,
@@ -206,6 +207,10 @@ def _finish(mended: _Mended, brief: Brief) -> Plan | Rejected:
     kept, useless = _pruned(mended.drafts, wanted)
     specs = [_checked(spec, mended.deliverables, mended.warnings) for spec in map(mend.to_spec, kept)]
     errors = [f"{p.code}: {p.message}" for p in graph.problems(specs, brief.inputs, wanted)]
+    if specs and not wanted and brief.parent is None:
+        errors.append(
+            "no_deliverables: nothing is handed back; name what is, as an output of the task that makes it"
+        )
     if len(specs) > brief.limits.max_tasks:
         errors.append(
             f"too_many_tasks: {len(specs)} tasks, at most {brief.limits.max_tasks} are allowed; "
@@ -361,6 +366,9 @@ def _read_in_sequence(draft: Draft, current: Mapping[str, str], warn: list[str])
 def _give_missing_to_last(mended: _Mended, brief: Brief) -> None:
     made = _made(mended.drafts)
     last = mended.drafts[-1]
+    if not mended.deliverables and brief.parent is None:
+        name = names.unique("result", {*brief.inputs, *made})
+        mended.deliverables = [Deliverable(name=name, type=ArtifactType.TEXT, description="what came out")]
     for deliverable in mended.deliverables:
         if deliverable.name not in made and deliverable.name not in brief.inputs:
             last.outputs.append(Named(deliverable.name, deliverable.type, deliverable.description))

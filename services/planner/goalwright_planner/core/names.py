@@ -26,7 +26,7 @@ _SAME = {
         ("chart", "plot", "figure", "graph", "diagram", "visualization", "visualisation", "image"),
         ("summary", "overview", "abstract", "synopsis", "digest"),
         ("finding", "insight", "conclusion", "observation"),
-        ("statistic", "stat", "metric", "measure", "figures"),
+        ("statistic", "stat", "metric", "measure"),
         ("correlation", "association"),
         ("outlier", "anomaly"),
         ("clean", "tidy", "sanitized", "sanitised"),
