@@ -32,11 +32,13 @@ class Scheduler:
 
     client: Client
     told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     silent: bool = False
 
     async def start(self) -> None:
-        """Answer `control.…`."""
+        """Answer `control.…` and `query.…`."""
         await self.client.subscribe("control.>", cb=self._answer)
+        await self.client.subscribe("query.>", cb=self._tell)
         await self.client.flush()
 
     async def _answer(self, message: Msg) -> None:
@@ -44,6 +46,12 @@ class Scheduler:
             return
         self.told.append((message.subject, json.loads(message.data)))
         await message.respond(b'{"ok": true, "new": true}')
+
+    async def _tell(self, message: Msg) -> None:
+        self.asked.append(message.subject)
+        tasks = [{"task_id": "1", "key": "goal", "parent": None, "lane": "plan", "state": "expanded"}]
+        goal = {"text": "a goal", "budget_usd": 1, "spent_usd": 0, "tasks": tasks, "next": None}
+        await message.respond(json.dumps(goal).encode())
 
     async def publish(self, story: Story, since: int = 0) -> None:
         """The events of a story from index `since`."""
@@ -257,6 +265,19 @@ async def test_the_reflect_lane_performs_a_review_over_the_wire(scheduler: Sched
         outcome = json.loads((await outcomes.next_msg(timeout=10)).data)
     assert outcome["kind"] == "done"
     assert scheduler.of("replan") == [{"goal_id": "g", "reason": "add outliers", "evidence": ["load"]}]
+
+
+async def test_a_review_asks_in_the_name_of_the_goals_owner(scheduler: Scheduler, nats_url: str) -> None:
+    outcomes = await scheduler.client.subscribe(subjects.outcomes("reflect"))
+    work = Work(
+        goal_id="g", owner="acme", task_id="5", epoch=1, lane="reflect",
+        spec=TaskSpec(key="review", lane="reflect"),
+    )  # fmt: skip
+    async with reflector(nats_url):
+        await scheduler.client.jetstream().publish(subjects.work("reflect"), work.to_json())
+        outcome = json.loads((await outcomes.next_msg(timeout=10)).data)
+    assert outcome["kind"] == "expand"
+    assert scheduler.asked == ["query.goal.acme", "query.graph.acme"]
 
 
 async def test_an_unreadable_event_is_left_behind_and_the_next_is_heard(

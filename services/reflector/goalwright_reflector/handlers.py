@@ -142,7 +142,7 @@ async def _graph(goal_id: str, attempt: Attempt) -> list[dict[str, Any]]:
 
 
 def _elapsed(goal: dict[str, Any], clock: Clock) -> float:
-    accepted = goal.get("accepted_at")
+    accepted = goal.get("created_at")
     if not isinstance(accepted, str):
         return 0.0
     return max(0.0, (clock.now() - datetime.fromisoformat(accepted)).total_seconds())
