@@ -111,11 +111,13 @@ class Client:
         return answer | {"next": None}
 
     async def task_id(self, goal_id: str, name: str) -> str:
-        """A task's id, from its id or its key; raises `NotFound`, and names the choices if there are."""
+        """A task's id, from its id or its key, which is unique in the plan; raises `NotFound`."""
         tasks = (await self.graph(goal_id))["tasks"]
         if any(task["task_id"] == name for task in tasks):
             return name
         found = [task for task in tasks if task["key"] == name]
+        roots = {task["task_id"] for task in tasks if task.get("parent") is None}
+        found = [task for task in found if task.get("parent") in {None, *roots}] or found
         if not found:
             keys = ", ".join(sorted({task["key"] for task in tasks})[:12])
             raise NotFound("not_found", f"goal {goal_id} has no task {name}", hint=f"its tasks are {keys}")

@@ -14,13 +14,11 @@ DETACHED = 130
 
 
 def of_goal(status: str, reason: str | None = None) -> int:
-    """The exit code of a goal's status; a goal that stopped at its budget, ended or paused, is 6."""
+    """The exit code of a goal's status; one that ended at its budget is 6."""
     if status == "done":
         return DONE
-    if reason == "budget" and status in ("partial", "paused"):
+    if status == "partial" and (reason or "").startswith("budget"):
         return BUDGET
-    if status == "paused" and reason in ("approval", "question"):
-        return WAITING
     return FAILED
 
 

@@ -116,7 +116,7 @@ def header(view: GoalView, now: datetime, width: int) -> Text:
     """One line: goal, status, time, money, tasks."""
     counts = view.counts()
     done = counts.get("succeeded", 0)
-    running = sum(counts.get(state, 0) for state in ("dispatched", "checking"))
+    running = sum(counts.get(state, 0) for state in ("dispatched", "expanded", "checking"))
     waiting = sum(counts.get(state, 0) for state in (*WAITING, "retry_wait", "parked"))
     bad = counts.get("dead", 0)
     end = view.ended or now
@@ -211,7 +211,7 @@ def detail(task: TaskView, view: GoalView, now: datetime) -> str:
             return _children(task, view)
         case "blocked":
             open_needs = [view.tasks[need] for need in task.needs if need in view.tasks]
-            names = [clean(need.key) for need in open_needs if need.state != "succeeded"]
+            names = [clean(need.key) for need in open_needs if not need.final]
             return f"waits for {_few(names)}" if names else task.note or "waits"
         case "ready":
             return clean(task.note) or ", ".join(["waits for a free slot", *_tries(task)])
@@ -348,7 +348,7 @@ def _after_failure(view: GoalView, task: TaskView) -> str:
     if not task.final:
         return f"try {task.failures + 1} follows"
     parent = view.tasks.get(task.parent or "")
-    if parent is not None and parent.state == "expanded" and parent.lane != "plan":
+    if parent is not None and parent.state == "expanded" and parent.task_id != view.root:
         return f"{role(parent.lane)} repairs it"
     return "no more tries"
 
@@ -422,9 +422,9 @@ def labelled(rows: Iterable[tuple[str, object]], width: int | None) -> list[Text
 
 def plan(view: GoalView, data: Mapping[str, Any], width: int | None) -> list[Text]:
     """The plan: one line per task (a long plan is cut) and what it is estimated to cost."""
-    tasks = [task for task in view.tasks.values() if task.planned]
+    tasks = view.planned()
     title = Text("Plan", "bold")
-    about = f"  {plural(len(tasks), 'task')}"
+    about = f"  {plural(len(tasks) + view.unseen, 'task')}"
     if view.estimate_usd is not None:
         about += f", estimated {money(view.estimate_usd)}"
         about += f" of {money(view.budget_usd)}" if view.budget_usd else ""
@@ -437,7 +437,7 @@ def plan(view: GoalView, data: Mapping[str, Any], width: int | None) -> list[Tex
     for number, task in enumerate(tasks[: _PLAN_ROWS - 1] if many else tasks, 1):
         lines.append(cut(_plan_line(number, task, view), width))
     if many:
-        lines.append(Text(f"      … {len(tasks) - _PLAN_ROWS + 1} more", "dim"))
+        lines.append(Text(f"      … {len(tasks) + view.unseen - _PLAN_ROWS + 1:,} more", "dim"))
     return lines
 
 
@@ -462,7 +462,7 @@ def closing(
     head = Text()
     head.append(view.status.replace("_", " "), STYLES.get(view.status, "bold"))
     head.append(f"  {view.goal_id}  {clock(seconds)}  ")
-    head.append(f"{counts.get('succeeded', 0)} of {plural(len(view.tasks), 'task')}")
+    head.append(f"{counts.get('succeeded', 0)} of {plural(sum(counts.values()), 'task')}")
     head.append(f", {plural(len(view.replans) + 1, 'plan')}" if view.contract else "")
     head.append(f": {clean(view.reason)}" if view.reason else "")
     rows: list[tuple[str, object]] = [("delivered", _delivered(item)) for item in delivered]
@@ -476,8 +476,9 @@ def closing(
 
 
 def _delivered(item: Delivered) -> str:
-    many = f"  {plural(item.files, 'file')}" if item.files != 1 or item.path.is_dir() else ""
-    return f"{item.path.name}{'/' if many else ''}{many}  {size_text(item.size)}"
+    if item.files == 1 and not item.path.is_dir():
+        return f"{item.path.name} ({size_text(item.size)})"
+    return f"{item.path.name}/ ({plural(item.files, 'file')}, {size_text(item.size)})"
 
 
 def bill_sentence(bill: Bill) -> str:

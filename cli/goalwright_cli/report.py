@@ -86,7 +86,7 @@ def goal(found: Mapping[str, Any], bill: render.Bill) -> list[Text]:
     if found.get("held_usd"):
         rows.append(("held", f"{money(found['held_usd'])} for calls in flight"))
     rows += [
-        ("delivered", f"{name}  {ref.get('media_type', '')}  {size_text(int(ref.get('size') or 0))}")
+        ("delivered", f"{name} ({ref.get('media_type', '')}, {size_text(int(ref.get('size') or 0))})")
         for name, ref in (found.get("deliverables") or {}).items()
     ]
     rows += [("note", note) for note in render.notes(bill)]
@@ -106,8 +106,8 @@ def view_of(found: Mapping[str, Any], answer: Mapping[str, Any]) -> GoalView:
             title=row.get("title") or "",
             lane=row["lane"],
             parent=row.get("parent"),
+            generation=row.get("generation") or 0,
             needs=tuple(row.get("needs") or ()),
-            planned=True,
             state=row["state"],
             epoch=row.get("epoch") or 0,
             turn=row.get("turn") or 0,
@@ -118,6 +118,8 @@ def view_of(found: Mapping[str, Any], answer: Mapping[str, Any]) -> GoalView:
         )
         for order, row in enumerate(answer["tasks"])
     }
+    root = next((task.task_id for task in tasks.values() if task.parent is None), None)
+    generations = (task.generation for task in tasks.values() if root and task.parent == root)
     return GoalView(
         found["goal_id"],
         text=found.get("text") or "",
@@ -125,6 +127,8 @@ def view_of(found: Mapping[str, Any], answer: Mapping[str, Any]) -> GoalView:
         reason=found.get("reason"),
         budget_usd=found.get("budget_usd"),
         spent_usd=found.get("spent_usd") or 0.0,
+        root=root,
+        generation=max(generations, default=0),
         tasks=tasks,
     )
 
@@ -222,7 +226,7 @@ def _attempt(
         rows.append(("error", _message(attempt["error"])))
     if entry is not None:
         tokens = f"{entry.get('tokens_in') or 0:,} tokens in, {entry.get('tokens_out') or 0:,} out"
-        rows.append(("call", f"{entry.get('model') or ''}  {tokens}  {money(entry.get('usd') or 0)}"))
+        rows.append(("call", f"{entry.get('model') or ''}, {tokens}, {money(entry.get('usd') or 0)}"))
     lines = [Text(), head, *labelled(rows, None)]
     for part in ("prompt", "reply"):
         if part in call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -52,6 +53,8 @@ async def run(
     from goalwright_cli.screen import open_screen
     from goalwright_cli.settings import SystemSettings
 
+    if not sys.stdin.isatty():  # nobody can be asked: a system of our own ends at the budget with what it has
+        os.environ.setdefault("GOALWRIGHT_ASK_TIMEOUT_SECONDS", "0")
     body, paths = read_goal(goal, file or [], example=example)
     configure_logging("cli", level="error")
     settings = SystemSettings(nats_url=nats_url) if nats_url else SystemSettings()

@@ -23,7 +23,7 @@ async def _steer(
     if as_json:
         print_json(answer)
     else:
-        print(done.format(goal_id))
+        print(done.format(goal_id) if answer.get("changed", True) else f"goal {goal_id}: nothing to change")
 
 
 @command

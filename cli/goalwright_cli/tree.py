@@ -7,7 +7,7 @@ is settled or still waits is folded into one row per group, ever more tightly un
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from goalwright_cli.view import WAITING, GoalView, TaskView
 
@@ -40,12 +40,14 @@ class Forest:
 
     def __init__(self, view: GoalView) -> None:
         self.children: dict[str | None, list[TaskView]] = {}
-        parents = {task.task_id: _shown_parent(view, task) for task in view.tasks.values()}
-        for task in sorted(view.tasks.values(), key=lambda task: task.order):
-            self.children.setdefault(parents[task.task_id], []).append(task)
+        tasks = sorted((_shown(view, task) for task in view.tasks.values()), key=lambda task: task.order)
+        for task in tasks:
+            self.children.setdefault(_shown_parent(view, task), []).append(task)
         self._settled: dict[str, bool] = {}
-        for task in sorted(view.tasks.values(), key=lambda task: -task.order):
+        self._cost: dict[str, float] = {}
+        for task in reversed(tasks):
             self._settle(task)
+            self._add_up(task)
 
     def _settle(self, task: TaskView) -> bool:
         known = self._settled.get(task.task_id)
@@ -53,6 +55,17 @@ class Forest:
             known = task.final and all(self._settle(child) for child in self.children.get(task.task_id, ()))
             self._settled[task.task_id] = known
         return known
+
+    def _add_up(self, task: TaskView) -> float:
+        known = self._cost.get(task.task_id)
+        if known is None:
+            below = sum(self._add_up(child) for child in self.children.get(task.task_id, ()))
+            known = self._cost[task.task_id] = task.cost_usd + below
+        return known
+
+    def cost(self, task: TaskView) -> float:
+        """What the task and everything shown under it cost."""
+        return self._cost[task.task_id]
 
     def settled(self, task: TaskView) -> bool:
         """True when the task and everything under it is final."""
@@ -63,14 +76,20 @@ class Forest:
         return task.state in WAITING and not self.children.get(task.task_id)
 
 
+def _shown(view: GoalView, task: TaskView) -> TaskView:
+    """A task as it is shown: planning is over when the plan is there, though the root lives to the end."""
+    if task.task_id != view.root or task.state not in ("expanded", "succeeded"):
+        return task
+    return replace(task, state="succeeded", summary=f"{len(view.planned()) + view.unseen} tasks planned")
+
+
 def _shown_parent(view: GoalView, task: TaskView) -> str | None:
-    """The row a task hangs under: what a top-level plan task planned stands beside it, not under it."""
+    """The row a task hangs under; the plan stands beside the root that planned it, not under it.
+
+    A parent was told of before its children, so rows never hang in a circle, whatever events say.
+    """
     parent = view.tasks.get(task.parent or "")
-    if parent is None:
-        return None
-    if task.planned and parent.lane == "plan" and parent.parent not in view.tasks:
-        return None
-    return parent.task_id
+    return parent.task_id if parent and parent.order < task.order and not view.plans(task) else None
 
 
 def whole(view: GoalView) -> list[Row]:
@@ -102,7 +121,7 @@ def _group(forest: Forest, parent: str | None, guide: str, tightness: _Tightness
         if isinstance(unit, Row):
             yield Row(guide + turn, None, unit.text, unit.state, unit.cost_usd)
             continue
-        yield Row(guide + turn, unit, cost_usd=unit.cost_usd)
+        yield Row(guide + turn, unit, cost_usd=forest.cost(unit))
         if tightness.deep or not forest.settled(unit):
             yield from _group(forest, unit.task_id, guide + below, tightness)
 
@@ -119,17 +138,17 @@ def _fold(forest: Forest, tasks: Sequence[TaskView], tightness: _Tightness) -> l
     hidden = {task.task_id for task in (*hidden_done, *hidden_later)}
     units: list[TaskView | Row] = [task for task in tasks if task.task_id not in hidden]
     if hidden_done:
-        units.insert(0, _fold_of(hidden_done, ""))
+        units.insert(0, _fold_of(forest, hidden_done, ""))
     if hidden_later:
-        units.append(_fold_of(hidden_later, "more "))
+        units.append(_fold_of(forest, hidden_later, "more "))
     return units
 
 
-def _fold_of(tasks: Sequence[TaskView], word: str) -> Row:
+def _fold_of(forest: Forest, tasks: Sequence[TaskView], word: str) -> Row:
     counts: dict[str, int] = {}
     for task in tasks:
         state = "waiting" if task.state in WAITING else task.state
         counts[state] = counts.get(state, 0) + 1
     text = ", ".join(f"{count:,} {word}{state}" for state, count in counts.items())
     worst = next((s for s in ("dead", "skipped", "cancelled") if s in counts), tasks[0].state)
-    return Row("", None, f"… {text}", worst, sum(task.cost_usd for task in tasks))
+    return Row("", None, f"… {text}", worst, sum(map(forest.cost, tasks)))

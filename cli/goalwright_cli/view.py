@@ -29,10 +29,11 @@ class TaskView:
     title: str = ""
     lane: str = ""
     parent: str | None = None
+    generation: int = 0
     needs: tuple[str, ...] = ()
-    planned: bool = False
     state: str = "blocked"
     since: datetime | None = None
+    started: datetime | None = None
     epoch: int = 0
     turn: int = 0
     failures: int = 0
@@ -78,7 +79,10 @@ class Replan:
 
 @dataclass(frozen=True, slots=True)
 class GoalView:
-    """A goal as far as its events tell; `seq` is the last one folded in."""
+    """A goal as far as its events tell; `seq` is the last one folded in.
+
+    The plan is the `generation` of tasks under `root`; `unseen` of them were too many for the event to list.
+    """
 
     goal_id: str
     seq: int = 0
@@ -94,6 +98,9 @@ class GoalView:
     contract: Mapping[str, Any] = field(default_factory=dict)
     estimate_usd: float | None = None
     plan_source: str = ""
+    root: str | None = None
+    generation: int = 0
+    unseen: int = 0
     pruned: int = 0
     warnings: tuple[str, ...] = ()
     tasks: Mapping[str, TaskView] = field(default_factory=dict)
@@ -108,10 +115,18 @@ class GoalView:
         """True when the goal has ended."""
         return self.status in ENDED
 
+    def planned(self) -> list[TaskView]:
+        """The tasks of the plan itself, without what they were expanded into."""
+        return [task for task in self.tasks.values() if self.plans(task)]
+
+    def plans(self, task: TaskView) -> bool:
+        """Whether a task is one of the plan's own."""
+        return self.root is not None and (task.parent, task.generation) == (self.root, self.generation)
+
     def counts(self) -> dict[str, int]:
-        """Tasks per state."""
-        found: dict[str, int] = {}
-        for task in self.tasks.values():
+        """The plan's tasks per state (all tasks while there is no plan); unseen ones are blocked."""
+        found = {"blocked": self.unseen} if self.unseen else {}
+        for task in self.planned() or self.tasks.values():
             found[task.state] = found.get(task.state, 0) + 1
         return found
 
@@ -203,13 +218,21 @@ def _plan_adopted(view: GoalView, event: Event) -> GoalView:
         view,
         status="running",
         reason=None,
+        root=event.task_id,
+        unseen=max(0, int(_number(data.get("task_count"))) - len(_list(data.get("tasks")))),
         contract=contract if isinstance(contract, dict) else {},
         estimate_usd=_number(estimate) if estimate is not None else None,
         plan_source=_text(data.get("source")),
         pruned=len(_list(data.get("pruned"))),
         warnings=tuple(_text(warning) for warning in _list(data.get("warnings"))),
     )
-    return _add_tasks(view, event, data.get("tasks"), planned=True)
+    view = _add_tasks(view, event, data.get("tasks"))
+    told = [view.tasks[_text(row.get("task_id"))] for row in _dicts(data.get("tasks"))]
+    view = replace(view, generation=max((task.generation for task in told), default=1))
+    root = view.tasks.get(event.task_id or "")
+    if root is None or root.started is None:
+        return view
+    return _put(view, replace(root, seconds=(event.at - root.started).total_seconds()))
 
 
 def _plan_revised(view: GoalView, event: Event) -> GoalView:
@@ -224,19 +247,24 @@ def _plan_revised(view: GoalView, event: Event) -> GoalView:
         dropped=tuple(_text(task.get("key")) for task in dropped),
     )
     view = replace(view, replans=(*view.replans, replan))
-    view = _add_tasks(view, event, added, planned=True)
+    view = _add_tasks(view, event, added)
     reasons = {_text(task.get("key")): _text(task.get("reason")) for task in dropped}
     gone = [
         replace(task, state="cancelled", since=event.at, error=f"dropped: {reasons[task.key]}")
         for task in view.tasks.values()
-        if task.planned and task.key in reasons and not task.final
+        if task.parent == event.task_id and task.key in reasons and not task.final
     ]
     return _put(view, *gone)
 
 
-def _add_tasks(view: GoalView, event: Event, rows: Any, *, planned: bool) -> GoalView:
-    """Insert the tasks of a generation; one that is there already (told by two events) is only completed."""
-    ids = {_text(row.get("key")): _text(row.get("task_id")) for row in _dicts(rows)}
+def _add_tasks(view: GoalView, event: Event, rows: Any) -> GoalView:
+    """Insert children of the event's task; one that is there already (told by two events) is only completed.
+
+    They name what they need by key, among themselves or their older siblings.
+    """
+    generation = int(_number(event.data.get("generation"))) or view.generation
+    ids = {task.key: task.task_id for task in view.tasks.values() if task.parent == event.task_id}
+    ids |= {_text(row.get("key")): _text(row.get("task_id")) for row in _dicts(rows)}
     tasks = dict(view.tasks)
     for row in _dicts(rows):
         task_id = _text(row.get("task_id"))
@@ -246,9 +274,9 @@ def _add_tasks(view: GoalView, event: Event, rows: Any, *, planned: bool) -> Goa
             have,
             title=_text(row.get("title")) or have.title,
             lane=_text(row.get("lane")) or have.lane,
-            parent=_text(row.get("parent")) or have.parent or event.task_id,
+            parent=have.parent or event.task_id,
+            generation=have.generation or generation,
             needs=needs or have.needs,
-            planned=planned or have.planned,
             since=have.since or event.at,
         )
     return _unblock(replace(view, tasks=tasks), tasks)
@@ -266,7 +294,7 @@ def _unblock(view: GoalView, candidates: Iterable[str]) -> GoalView:
 
 def _met(view: GoalView, need: str) -> bool:
     task = view.tasks.get(need)
-    return task is None or task.state == "succeeded"
+    return task is None or task.final  # one that failed or was dropped is no longer waited for
 
 
 def _task_of(view: GoalView, event: Event) -> TaskView | None:
@@ -275,12 +303,15 @@ def _task_of(view: GoalView, event: Event) -> TaskView | None:
         return None
     data = event.data
     task = view.tasks.get(event.task_id) or TaskView(
-        event.task_id, _text(data.get("key")) or event.task_id, order=len(view.tasks), since=event.at
+        event.task_id,
+        _text(data.get("key")) or event.task_id,
+        order=len(view.tasks),
+        since=event.at,
+        generation=view.generation,
     )
     return replace(
         task,
         lane=_text(data.get("lane")) or task.lane,
-        title=task.title or _text(data.get("title")),
         parent=task.parent or _text(data.get("parent")) or None,
         epoch=int(_number(data.get("epoch"))) or task.epoch,
         turn=int(_number(data.get("turn"))) or task.turn,
@@ -292,34 +323,46 @@ def _moved(view: GoalView, event: Event, state: str, **changes: Any) -> GoalView
     task = _task_of(view, event)
     if task is None or task.final:
         return view
+    if task.task_id not in view.tasks and view.plans(task):
+        view = replace(view, unseen=max(0, view.unseen - 1))
     return _put(view, replace(task, state=state, since=event.at, note="", **changes))
 
 
 def _dispatched(view: GoalView, event: Event) -> GoalView:
     if view.status == "accepted" and event.data.get("lane") == "plan":
         view = replace(view, status="planning")
-    return _moved(view, event, "dispatched")
+    task = view.tasks.get(event.task_id or "")
+    return _moved(view, event, "dispatched", started=(task.started if task else None) or event.at)
 
 
 def _expanded(view: GoalView, event: Event) -> GoalView:
     tasks = _dicts(event.data.get("tasks"))
-    view = _moved(view, event, "expanded" if tasks else "ready")
-    return _add_tasks(view, event, tasks, planned=False)
+    view = _moved(view, event, "expanded" if tasks else "ready", **_paid(view, event))
+    return _add_tasks(view, event, tasks)
+
+
+def _paid(view: GoalView, event: Event) -> dict[str, Any]:
+    """What the event's task has cost with this try."""
+    data, task = event.data, view.tasks.get(event.task_id or "")
+    before = (task.cost_usd, task.tokens_in, task.tokens_out) if task else (0.0, 0, 0)
+    return {
+        "cost_usd": before[0] + _number(data.get("cost_usd")),
+        "tokens_in": before[1] + int(_number(data.get("tokens_in"))),
+        "tokens_out": before[2] + int(_number(data.get("tokens_out"))),
+    }
 
 
 def _succeeded(view: GoalView, event: Event) -> GoalView:
     data = event.data
-    cost = _number(data.get("cost_usd"))
-    tokens_in, tokens_out = int(_number(data.get("tokens_in"))), int(_number(data.get("tokens_out")))
+    task = view.tasks.get(event.task_id or "")
+    started = task.started if task else None
     view = _moved(
         view,
         event,
         "succeeded",
         summary=_text(data.get("summary")),
-        seconds=_number(data.get("seconds")),
-        cost_usd=cost,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
+        seconds=(event.at - started).total_seconds() if started else _number(data.get("seconds")),
+        **_paid(view, event),
     )
     view = replace(view, repairs=(*view.repairs, *_repair(view, event.task_id)))
     waiting = [t.task_id for t in view.tasks.values() if t.state == "blocked" and event.task_id in t.needs]
@@ -334,8 +377,8 @@ def _repair(view: GoalView, task_id: str | None) -> list[str]:
     broken = [t for t in view.tasks.values() if t.parent == task.task_id and t.state == "dead"]
     if broken:
         first = broken[0]
-        tries = f"{len(broken)} tries" if len(broken) > 1 else "1 try"
-        return [f"“{task.name}”: {first.key} failed ({first.error}); repaired after {tries}"]
+        more = f" after {len(broken)} failures" if len(broken) > 1 else ""
+        return [f"“{task.name}”: {first.key} failed ({first.error}) and was repaired{more}"]
     if task.failures:
         return [f"“{task.name}” failed ({task.error}); succeeded on try {task.failures + 1}"]
     return []
@@ -353,8 +396,8 @@ def _failed(view: GoalView, event: Event) -> GoalView:
         event,
         "dead" if data.get("final") else "retry_wait",
         failures=failures,
-        error=_first_line(message),
-        cost_usd=(task.cost_usd if task else 0) + _number(data.get("cost_usd")),
+        error=_gist(message),
+        **_paid(view, event),
     )
 
 
@@ -385,7 +428,7 @@ def _answered(view: GoalView, event: Event) -> GoalView:
 
 def _ended_with(state: str) -> Any:
     def fold(view: GoalView, event: Event) -> GoalView:
-        reason = _first_line(_text(event.data.get("reason")))
+        reason = _gist(_text(event.data.get("reason")))
         return _answered(_moved(view, event, state, error=reason), event)
 
     return fold
@@ -393,6 +436,20 @@ def _ended_with(state: str) -> Any:
 
 def _paused(view: GoalView, event: Event) -> GoalView:
     return replace(view, status="paused", reason=_text(event.data.get("reason")) or None)
+
+
+def _resumed(view: GoalView, event: Event) -> GoalView:
+    return replace(view, status="running" if view.contract else "planning", reason=None)
+
+
+def _replan_requested(view: GoalView, event: Event) -> GoalView:
+    """A plan task stands beside the plan's tasks until its revision is there."""
+    task = _task_of(view, event)
+    if task is None:
+        return view
+    title = f"Replan: {_gist(_text(event.data.get('reason')))}"
+    task = replace(task, title=title, lane="plan", state="ready")
+    return _put(view, replace(task, parent=view.root, generation=view.generation))
 
 
 def _finished(view: GoalView, event: Event) -> GoalView:
@@ -418,10 +475,11 @@ def _finished(view: GoalView, event: Event) -> GoalView:
 _FOLDS: dict[str, Any] = {
     "goal.accepted": _accepted,
     "goal.paused": _paused,
-    "goal.resumed": lambda view, event: replace(view, status="running", reason=None),
+    "goal.resumed": _resumed,
     "goal.finished": _finished,
     "plan.adopted": _plan_adopted,
     "plan.revised": _plan_revised,
+    "replan.requested": _replan_requested,
     "task.dispatched": _dispatched,
     "task.expanded": _expanded,
     "task.succeeded": _succeeded,
@@ -444,8 +502,10 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", 1)[0]
+def _gist(text: str) -> str:
+    """The line that says it: the last one of a traceback, else the first."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()] or [""]
+    return lines[-1] if "Traceback" in text else lines[0]
 
 
 def _number(value: Any) -> float:
