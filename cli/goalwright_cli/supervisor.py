@@ -161,7 +161,7 @@ class Rehearsal:
         self._port = processes.free_port()
         self.environment = {
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self._port}/v1",
-            "OPENAI_API_KEY": self.name,
+            "OPENAI_API_KEY": "no-key-is-needed",
             "GOALWRIGHT_MODEL": self.name,
         }
         self._out, self._log = home / "logs" / "rehearsal.out", home / "logs" / "rehearsal.log"
