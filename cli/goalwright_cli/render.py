@@ -96,7 +96,7 @@ def plural(count: int, word: str) -> str:
 
 def role(lane: str) -> str:
     """A lane as people call it."""
-    return lane.removeprefix("agent.")
+    return clean(lane).removeprefix("agent.")
 
 
 # --- the live screen -----------------------------------------------------------------------------------

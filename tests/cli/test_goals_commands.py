@@ -109,9 +109,6 @@ async def test_run_prints_one_json_document(scheduler: ScriptedScheduler, url: s
     ("script", "options", "code"),
     [
         ([*BEGIN, finish("failed", "task load failed: no column amount")], [], 1),
-        ([*BEGIN, finish("cancelled", "cancelled by request")], [], 1),
-        ([*BEGIN, finish("stopped_loop", "the same program three times")], [], 1),
-        ([*BEGIN, finish("partial", "deadline passed")], [], 1),
         ([*BEGIN, finish("partial", "budget exhausted, and nobody answered in time")], [], 6),
         ([*BEGIN, ASKED], ["--no-wait"], 5),
         ([*BEGIN, ("goal.paused", None, {"reason": "budget"})], ["--no-wait"], 6),
