@@ -42,6 +42,7 @@ _SAME = {
 }
 _ENDINGS = (
     ("ies", "y"),
+    ("ied", "y"),
     ("sses", "ss"),
     ("ches", "ch"),
     ("xes", "x"),
