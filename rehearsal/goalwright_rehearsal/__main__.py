@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import sys
 
@@ -38,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     config = uvicorn.Config(
         build_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=1
     )
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn drains first and then raises it again
+        signal.signal(number, lambda *_: sys.exit(0))
     _Server(config, f"http://{host}:{port}/v1").run(sockets=[listener])
     return 0
 

@@ -19,7 +19,7 @@ REFUSAL = (
 
 def answer(request: Mapping[str, Json]) -> Reply:
     """What the rehearsal says to a chat completion request."""
-    conversation = [message for message in request["messages"] if isinstance(message, dict)]
+    conversation = request["messages"]
     card = messages.card_of(conversation)
     wanted = messages.wanted_of(dict(request))
     scripted = _scripted(card, conversation)
@@ -64,7 +64,7 @@ def _role_turn(card: Mapping[str, Json], conversation: list[dict[str, Json]]) ->
         return profiling.turn(card, messages.turns_of(conversation))
     if card.get("role") in ("writer", "critic"):
         return Reply(_plain(card, conversation))
-    return profiling.give_up(card, "this rehearsal has no script for it. " + REFUSAL)
+    return profiling.give_up("There is no script for this task. " + REFUSAL)
 
 
 def _plain(card: Mapping[str, Json] | None, conversation: list[dict[str, Json]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,6 +16,7 @@ from starlette.routing import Route
 from goalwright_rehearsal import answers, wire
 from goalwright_rehearsal.messages import LABEL, Json, Reply
 from goalwright_rehearsal.provider import Provider
+from goalwright_rehearsal.requests import check_chat
 from goalwright_rehearsal.settings import RehearsalSettings
 from goalwright_rehearsal.wire import ApiError
 
@@ -34,7 +36,7 @@ def build_app(settings: RehearsalSettings | None = None) -> Starlette:
             Route("/v1/models/{name:path}", service.model, methods=["GET"]),
             Route("/rehearsal/counts", service.counted, methods=["GET"]),
         ],
-        exception_handlers={404: _not_found},
+        exception_handlers={404: _not_found, Exception: _broken},
     )
 
 
@@ -66,10 +68,10 @@ class _Service:
 
     async def chat(self, request: Request, body: dict[str, Json]) -> Response:
         """POST /v1/chat/completions."""
-        _check_chat(body)
+        check_chat(body)
         fault = self._provider.fault(request.headers)
         if fault == "hang":
-            await asyncio.sleep(self._settings.hang_seconds)
+            await _hang(request, self._settings.hang_seconds)
         refusal = self._refusal(body, fault, request)
         if refusal is not None:
             return refusal
@@ -151,18 +153,13 @@ async def _body(request: Request) -> dict[str, Json]:
     return body
 
 
-def _check_chat(body: dict[str, Json]) -> None:
-    """Refuse what the rehearsal cannot do, by the name of the parameter."""
-    if body.get("stream"):
-        message = "the rehearsal model does not stream: send the request without stream"
-        raise ApiError(400, "unsupported_value", message, "stream")
-    if not isinstance(body.get("model"), str) or not body["model"]:
-        raise ApiError(400, "missing_required_parameter", "you must provide a model", "model")
-    given = body.get("messages")
-    if not isinstance(given, list) or not given or not all(isinstance(item, dict) for item in given):
-        raise ApiError(400, "missing_required_parameter", "messages must be a list of messages", "messages")
-    if body.get("n") not in (None, 1):
-        raise ApiError(400, "unsupported_value", "the rehearsal model gives one choice", "n")
+async def _hang(request: Request, seconds: float) -> None:
+    """Give no answer, until the client has gone or the time is over."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+    raise ApiError(504, "timeout", "the rehearsal hung on request", kind="server_error")
 
 
 def _cap(body: dict[str, Json]) -> int | None:
@@ -181,3 +178,9 @@ def _expected_tokens(body: dict[str, Json]) -> int:
 async def _not_found(request: Request, _: Exception) -> Response:
     error = ApiError(404, "not_found", f"the rehearsal does not serve {request.method} {request.url.path}")
     return JSONResponse(error.body(), 404)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    """A fault of ours, in the shape clients understand; the traceback is in the log."""
+    body = ApiError(500, "server_error", f"the rehearsal broke: {error}", kind="server_error").body()
+    return JSONResponse(body, 500)

@@ -265,13 +265,13 @@ def step_of(card: Mapping[str, Json]) -> tuple[str, dict[str, str]] | None:
 def turn(card: Mapping[str, Json], turns: list[Turn]) -> Reply:
     """The next turn of a step: run its program, repair it from its error, finish or give up."""
     step, names = step_of(card) or ("", {})
-    refused = next((done.result for done in turns if done.call.name == "finish"), None)
+    refused = next((done for done in turns if done.call.name == "finish"), None)
     if refused is not None:
-        return give_up(card, f"the answer was refused: {refused.get('error')}")
+        return _after_refusal(refused)
     runs = [done.result for done in turns if done.call.name == "run_program"]
     earlier = " ".join(f"{error.get('message')} {error.get('logs')}" for error in card.get("errors") or [])
     if not runs and "cannot read" in earlier:
-        return give_up(card, _last_line(earlier))
+        return give_up(_last_line(earlier))
     if runs and runs[-1].get("status") == "succeeded":
         return _finish(step, str(runs[-1].get("stdout") or "").strip())
     if runs:
@@ -281,6 +281,13 @@ def turn(card: Mapping[str, Json], turns: list[Turn]) -> Reply:
         said = f"a first draft that takes a column named {measure} for granted"
         return _run(card, "charts_draft", names | {"measure": measure}, said)
     return _run(card, _program(step), _whole(names), f"the program for {step}")
+
+
+def _after_refusal(finish: Turn) -> Reply:
+    """What was refused is given up: for the reason that was given already, or for that of the refusal."""
+    if finish.result.get("checks"):
+        return give_up(f"the outputs fail their checks: {finish.result.get('error')}")
+    return Reply(f"{LABEL}: there is nothing else to deliver.", [finish.call])
 
 
 def _program(step: str) -> str:
@@ -305,7 +312,7 @@ def _repair(
     """The repaired program, chosen by the error message; a message that leaves no hope ends the task."""
     error = _error_of(runs[-1])
     if "cannot read" in error or len(runs) > 3:
-        return give_up(card, error)
+        return give_up(error)
     missing = re.search(r"KeyError: (.+)", error)
     if step == "charts" and missing and len(runs) == 1:
         said = (
@@ -317,7 +324,7 @@ def _repair(
         return _run(card, _program(step), {**names, "max_rows": 100_000, "every": 10}, said)
     if step == "charts" and len(runs) == 1:
         return _run(card, "charts", _whole(names), f"the draft failed with {error}: it is written anew")
-    return give_up(card, error)
+    return give_up(error)
 
 
 def _error_of(result: Mapping[str, Json]) -> str:
@@ -352,10 +359,9 @@ def _finish(step: str, printed: str) -> Reply:
                  [ToolCall("finish", {"outputs": [], "summary": summary})])  # fmt: skip
 
 
-def give_up(card: Mapping[str, Json], reason: str) -> Reply:
-    """Say that the task cannot be done. A text that could pass for the task's answer is never given."""
-    text = f"{LABEL}: cannot do this task: {reason}"
-    outputs = card.get("outputs") or []
-    if len(outputs) == 1 and outputs[0].get("type") == "text":
-        return Reply(text, [ToolCall("finish", {"outputs": [], "summary": text})])
-    return Reply(text)
+def give_up(reason: str) -> Reply:
+    """Say that the task cannot be done: `finish` without outputs, the reason as its summary."""
+    return Reply(
+        f"{LABEL}: this task cannot be done.",
+        [ToolCall("finish", {"outputs": [], "summary": f"{reason.rstrip('.')}. ({LABEL}.)"})],
+    )

@@ -79,7 +79,8 @@ def draw_outliers(frame, facts, places):
         scaled.append(((values - middle) / ((high - low) or values.std() or 1)).to_numpy())
     axis.boxplot(scaled, orientation="horizontal", flierprops={"markersize": 2})
     axis.set_yticks(range(1, len(places) + 1), [label(facts[place]["name"]) for place in places], fontsize=8)
-    axis.set_xlabel("distance from the median, in interquartile ranges")
+    axis.set_xscale("symlog", linthresh=2)
+    axis.set_xlabel("distance from the median, in interquartile ranges (logarithmic beyond 2)")
     save(
         figure,
         "Outliers",

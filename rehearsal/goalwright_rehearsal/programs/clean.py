@@ -54,7 +54,7 @@ def decode(data):
         except UnicodeDecodeError:
             continue
     else:
-        refuse("its bytes are no text")
+        refuse("it is binary, not text")
     controls = sum(text[:100_000].count(chr(code)) for code in [*range(9), *range(14, 32), 127])
     if controls * 100 > min(len(text), 100_000) or "\0" in text:
         refuse("it is binary, not text")
@@ -133,7 +133,7 @@ def mend_widths(rows, width, delimiter):
             row.extend([""] * (width - len(row)))
         elif len(row) > width:
             long += 1
-            row[width - 1 :] = [delimiter.join(row[width - 1 :])]
+            row[width - 1 :] = [f"{delimiter} ".join(row[width - 1 :])]  # with a space: not a decimal comma
     if short or long:
         NOTES.append(
             f"{short} rows were shorter and {long} rows longer than {width} cells; they were mended."
