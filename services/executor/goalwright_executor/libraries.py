@@ -1,6 +1,7 @@
 """The libraries of programs: a read-only folder of their own, apart from the services' environment.
 
-Built once per content of the requirements and Python version into `$GOALWRIGHT_HOME/libraries/<hash>`:
+Built once per content of the requirements and Python version into `share/goalwright/libraries/<hash>` of the
+virtual environment (`$GOALWRIGHT_HOME/libraries/<hash>` where that is read-only), so that every home shares it:
 `packages/` goes on the programs' PYTHONPATH, `matplotlib/` holds a font list made in advance (making it takes
 a second of every program that draws). `python -m goalwright_executor.libraries` builds it and prints where.
 """
@@ -55,7 +56,12 @@ def folder(settings: ExecutorSettings) -> Path:
     digest.update(f"{sys.version_info[:2]} {platform.machine()} {sys.implementation.cache_tag}".encode())
     for file in requirements(settings):
         digest.update(b"\0" + file.read_bytes())
-    return settings.home.absolute() / "libraries" / digest.hexdigest()[:16]
+    name = digest.hexdigest()[:16]
+    shared, own = (
+        Path(sys.prefix) / "share/goalwright/libraries" / name,
+        settings.home.absolute() / "libraries" / name,
+    )
+    return shared if is_complete(shared) or os.access(sys.prefix, os.W_OK) else own
 
 
 def is_complete(place: Path) -> bool:

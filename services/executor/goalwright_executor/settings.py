@@ -32,7 +32,7 @@ class ExecutorSettings(ServiceSettings):
     program_disk_mb: int = Field(default=256, ge=1, description="each of its two writable folders")
     program_output_mb: int = Field(default=8, ge=1, description="printed on stdout and on stderr, each")
     program_libraries: Path | None = Field(
-        default=None, description="a prepared library folder; default $GOALWRIGHT_HOME/libraries/<hash>"
+        default=None, description="a prepared library folder; default one beside Python's packages"
     )
     program_requirements: Path | None = Field(
         default=None, description="requirements file of libraries added to the built-in ones"
