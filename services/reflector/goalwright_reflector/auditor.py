@@ -53,6 +53,7 @@ class Auditor:
         self._feed, self._say, self._rules, self._clock = feed, say, rules, clock
         self._stopper, self._max_goals = stopper, max_goals
         self._watched: OrderedDict[str, Watched] = OrderedDict()
+        self._stopping = False
         self._turn = asyncio.Lock()  # events and clock take turns, so that an audit changes in one place
         self._loops: list[asyncio.Task[None]] = []
 
@@ -65,6 +66,7 @@ class Auditor:
 
     async def stop(self) -> None:
         """Stop at once: what was not acked comes again. Idempotent."""
+        self._stopping = True  # `wait_for` of Python 3.11 may swallow a cancellation that races with a reply
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -81,9 +83,10 @@ class Auditor:
     # --- events
 
     async def _follow(self) -> None:
-        while True:
+        while not self._stopping:
             for message in await self._feed.next_batch():
-                await self._take(message)
+                if not self._stopping:
+                    await self._take(message)
 
     async def _take(self, message: Msg) -> None:
         """One event from delivery to ack; the ack comes last."""
@@ -179,9 +182,11 @@ class Auditor:
     # --- the clock
 
     async def _watch_clock(self) -> None:
-        while True:
+        while not self._stopping:
             await asyncio.sleep(_TICK_SECONDS)
             for watched in list(self._watched.values()):
+                if self._stopping:
+                    return
                 async with self._turn:
                     await self._look(watched)
 
