@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from goalwright_agent.handlers import Agent
+from goalwright_agent.provider import Provider
+from goalwright_agent.settings import AgentSettings
 from goalwright_shared.messages import ArtifactType, ChatMessage, Expand, OutputSpec, PromptSpec, TaskSpec
 
 from agent.model_server import ModelServer, completion, refuses, says
@@ -243,6 +245,18 @@ async def test_server_that_refuses_the_name_of_the_cap_gets_the_other(
     assert "max_tokens" in model.requests[0]
     assert "max_completion_tokens" in model.requests[1]
     assert "max_tokens" not in model.requests[1]
+
+
+async def test_reasoning_effort_is_sent_until_a_model_refuses_it(
+    settings: AgentSettings, model: ModelServer
+) -> None:
+    provider = Provider(settings.model_copy(update={"reasoning_effort": "low"}))
+    await provider.start()
+    model.next(refuses(400, "Unrecognized request argument supplied: reasoning_effort"), says(GOOD))
+    outcome = await Play(Agent(provider, {})).to_end(work_of(ask()))
+    await provider.stop()
+    assert output_json(outcome, "verdict") == VALUE
+    assert [request.get("reasoning_effort") for request in model.requests] == ["low", None]
 
 
 async def test_text_answer_is_taken_as_it_is(agent: Agent, model: ModelServer) -> None:

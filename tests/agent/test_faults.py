@@ -189,9 +189,16 @@ async def test_call_without_an_answer_ends_at_its_timeout_and_sends_no_bill(
 ) -> None:
     outcome = await fault(impatient, model, Answer(hang=True))
     assert isinstance(outcome, Failed)
-    assert (outcome.error.code, outcome.error.retryable) == ("provider_unavailable", True)
+    assert (outcome.error.code, outcome.error.retryable) == ("timeout", True), "the hold is charged"
     assert "within 0.2 s" in outcome.error.message
     assert outcome.usage is None
+
+
+async def test_tasks_own_time_limit_counts_too(agent: Agent, model: ModelServer) -> None:
+    model.next(Answer(hang=True))
+    outcome = await Play(agent).step(work_of(TEXT.model_copy(update={"timeout_seconds": 0.2})))
+    assert isinstance(outcome, Failed)
+    assert "within 0.2 s" in outcome.error.message
 
 
 async def test_openai_without_a_key_blocks_the_pool_without_a_call() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -122,6 +123,20 @@ async def test_note_that_arrives_later_is_told_without_changing_the_prefix(
     later = play.resumed(first, expand).model_copy(update={"notes": [Note(text="use days, not months")]})
     await play.step(later)
     assert "use days, not months" in model.sent()[-1]["content"]
+    assert model.sent(1)[:2] == model.sent(0)
+
+
+async def test_failed_try_is_told_to_the_next_one_after_the_transcript(
+    agent: Agent, model: ModelServer
+) -> None:
+    model.next(calls(("run_program", TOTAL)), calls(finish(report="22")))
+    play = Play(agent, child=done_child)
+    first = work()
+    expand = await play.step(first)
+    assert isinstance(expand, Expand)
+    error = TaskError(code="timeout", message="no answer within 300 s")
+    await play.step(play.resumed(first, expand).model_copy(update={"attempt_errors": [error]}))
+    assert "no answer within 300 s" in model.sent()[-1]["content"]
     assert model.sent(1)[:2] == model.sent(0)
 
 
@@ -296,6 +311,17 @@ async def test_finish_without_a_declared_output_is_sent_back(agent: Agent, model
     assert "nothing was delivered for report" in model.tool_results()[0]["error"]
 
 
+async def test_model_that_delivers_nothing_twice_has_given_up_for_its_reason(
+    agent: Agent, model: ModelServer
+) -> None:
+    model.next(calls(finish("the table cannot be read")))
+    outcome = await Play(agent).to_end(work())
+    assert isinstance(outcome, Failed)
+    assert (outcome.error.code, outcome.error.retryable) == ("given_up", False)
+    assert outcome.error.message == "the table cannot be read"
+    assert len(model.requests) == 2
+
+
 async def test_output_that_fails_its_checks_is_sent_back_with_the_evidence(
     agent: Agent, model: ModelServer
 ) -> None:
@@ -385,6 +411,32 @@ async def test_judge_gives_one_structured_answer_without_tools(agent: Agent, mod
     card = card_in(model.sent()[1]["content"])
     assert card is not None
     assert card["outputs"][0]["schema"] == schema
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from strings([*value.keys(), *value.values()])
+    elif isinstance(value, list):
+        for part in value:
+            yield from strings(part)
+
+
+async def test_what_a_database_cannot_hold_is_replaced(agent: Agent, model: ModelServer) -> None:
+    source = '{"source": "print(1) # \\u0000 \\ud800", "inputs": [], "outputs": [], "args": []}'
+    model.next(
+        completion(
+            {"content": "a\0b", "tool_calls": [{"function": {"name": "run_program", "arguments": source}}]}
+        ),
+        calls(finish("c\0d", report="e\0f")),
+    )
+    play = Play(agent, child=done_child)
+    outcome = await play.to_end(work())
+    assert output_text(outcome, "report") == "e\ufffdf"
+    for told in play.outcomes:
+        assert not [text for text in strings(json.loads(told.to_json())) if "\0" in text]
 
 
 async def test_role_that_uses_up_its_turns_fails(agent: Agent, model: ModelServer) -> None:

@@ -76,7 +76,7 @@ class Agent:
             inputs = await material.describe(attempt.artifacts, work.inputs, role.excerpt_chars)
             card = prompt.task_card(work, role.name, inputs)
             messages = prompt.opening(role.name, role.prompt, card, has_tools=bool(tools))
-            state = State(messages=messages, notes_seen=len(work.notes))
+            state = State(messages=messages, notes_seen=len(work.notes), errors_seen=len(work.attempt_errors))
         if state.pending:
             state = await resume(work, attempt, state)
         if not tools:
@@ -105,6 +105,7 @@ class Agent:
             tools=session.definitions,
             schema=session.schema,
             reasoning_effort=grant.reasoning_effort,
+            timeout_seconds=work.spec.timeout_seconds,
             dialect=session.state.dialect,
         )
         match await self._provider.complete(request):

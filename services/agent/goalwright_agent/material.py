@@ -22,6 +22,7 @@ from goalwright_shared.messages import (
 from goalwright_shared.telemetry import redact
 from pydantic import JsonValue, ValidationError
 
+from goalwright_agent.core.answers import storable
 from goalwright_agent.core.prompt import described
 from goalwright_agent.core.turns import State
 
@@ -38,9 +39,9 @@ _TEXT_LIKE = (ArtifactType.TEXT, ArtifactType.JSON, ArtifactType.TABLE)
 
 
 def clean(value: Any) -> Any:
-    """JSON with the secrets in its strings masked; its shape and keys stay."""
+    """JSON with the secrets in its strings masked, and storable; its shape and keys stay."""
     if isinstance(value, str):
-        return redact(value)
+        return redact(storable(value))
     if isinstance(value, Mapping):
         return {key: clean(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import re
 import time
@@ -25,6 +26,7 @@ from goalwright_shared.messages import RateSeen, Usage
 from goalwright_shared.telemetry import redact
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
+from goalwright_agent.core.answers import storable
 from goalwright_agent.core.dialect import (
     Dialect,
     Schema,
@@ -60,6 +62,7 @@ class Request:
     tools: Sequence[Mapping[str, Any]] = ()
     schema: Schema | None = None
     reasoning_effort: str | None = None
+    timeout_seconds: float | None = None  # of the task; the settings' limit counts too
     dialect: Dialect = field(default_factory=Dialect)
 
 
@@ -160,10 +163,11 @@ class Provider:
             return missing
         dialect = self.dialect(request.model, request.dialect)
         parameters = self._parameters(request, dialect)
+        limit = min(self._settings.call_timeout_seconds, request.timeout_seconds or math.inf)
         assert self._client is not None, "the provider is used before start()"
         began = time.monotonic()
         try:
-            async with asyncio.timeout(self._settings.call_timeout_seconds):
+            async with asyncio.timeout(limit):
                 raw = await self._client.chat.completions.with_raw_response.create(**parameters)
             return self._reply(raw.text, raw.headers, request.model, time.monotonic() - began)
         except openai.BadRequestError as error:
@@ -171,7 +175,7 @@ class Provider:
         except openai.UnprocessableEntityError as error:
             return self._refused(error, request, dialect, parameters)
         except (openai.APIError, TimeoutError) as error:
-            return self._failure(error, request.model)
+            return self._failure(error, request.model, limit)
 
     async def embed(self, model: str, texts: Sequence[str]) -> Vectors | Limited | Broken:
         """One embeddings call."""
@@ -186,7 +190,7 @@ class Provider:
                 )
             return self._vectors(raw.text, raw.headers, model, len(texts), time.monotonic() - began)
         except (openai.APIError, TimeoutError) as error:
-            return self._failure(error, model)
+            return self._failure(error, model, self._settings.call_timeout_seconds)
 
     # --- asking ---
 
@@ -211,8 +215,9 @@ class Provider:
             parameters["tools"] = list(request.tools)
         else:
             parameters |= structure_parameters(request.schema, dialect.rung)
-        if request.reasoning_effort and dialect.effort:
-            parameters["reasoning_effort"] = request.reasoning_effort
+        effort = request.reasoning_effort or self._settings.reasoning_effort
+        if effort and dialect.effort:
+            parameters["reasoning_effort"] = effort
         return parameters
 
     # --- reading ---
@@ -298,7 +303,7 @@ class Provider:
             unbilled=True,
         )
 
-    def _failure(self, error: Exception, model: str) -> Limited | Broken:
+    def _failure(self, error: Exception, model: str, limit: float) -> Limited | Broken:
         match error:
             case openai.RateLimitError():
                 return self._limited(error)
@@ -321,7 +326,7 @@ class Provider:
             case openai.APIStatusError():
                 return self._status(error, model)
             case _:
-                return self._unanswered(error, model)
+                return self._unanswered(error, model, limit)
 
     def _limited(self, error: openai.APIStatusError) -> Limited:
         said = _said(error)
@@ -352,7 +357,7 @@ class Provider:
             unbilled=not retryable,
         )
 
-    def _unanswered(self, error: Exception, model: str) -> Broken:
+    def _unanswered(self, error: Exception, model: str, limit: float) -> Broken:
         """No connection, a broken one, or silence. The transport calls all three a timeout: the cause tells."""
         causes = list(_causes(error))
         never_sent = [cause for cause in causes if isinstance(cause, _NEVER_SENT)]
@@ -368,8 +373,7 @@ class Provider:
         if broken and not any(isinstance(cause, TimeoutError) for cause in causes):
             why = f"the connection to {self.base_url} broke: {_short(broken[-1])}"
         else:
-            limit = self._settings.call_timeout_seconds
-            why = f"{model} at {self.base_url} gave no answer within {limit:g} s"
+            return Broken("timeout", f"{model} at {self.base_url} gave no answer within {limit:g} s", True)
         return Broken("provider_unavailable", why, True)
 
 
@@ -408,7 +412,7 @@ def _object(text: str) -> dict[str, Any] | None:
         body = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return body if isinstance(body, dict) else None
+    return storable(body) if isinstance(body, dict) else None
 
 
 def _first(choices: Any) -> dict[str, Any]:

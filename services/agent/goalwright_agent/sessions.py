@@ -124,8 +124,8 @@ def as_sent(session: Session) -> prompt.ChatMessages:
     messages = [dict(message) for message in session.state.messages]
     if not session.tools or session.state.turns == 0:
         return messages
-    new_notes = [note.text for note in session.work.notes[session.state.notes_seen :]]
-    return prompt.with_now(messages, prompt.now_section(session.work, new_notes=new_notes))
+    seen = {"notes_seen": session.state.notes_seen, "errors_seen": session.state.errors_seen}
+    return prompt.with_now(messages, prompt.now_section(session.work, **seen))
 
 
 async def texts_to_embed(work: Work, attempt: Attempt) -> list[str] | None:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from goalwright_shared.messages import ArtifactType, OutputSpec
 
@@ -16,6 +17,17 @@ _SEARCHED = 20_000
 """Characters of prose in which the start of a JSON value is looked for."""
 
 _DECODER = json.JSONDecoder()
+
+
+def storable(value: Any) -> Any:
+    """JSON without what a database cannot hold: NUL and halves of surrogate pairs in its strings."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {storable(key): storable(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [storable(part) for part in value]
+    return value
 
 
 def extract_json(text: str, *, want_object: bool = False) -> str | None:

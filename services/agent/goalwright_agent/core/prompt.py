@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from goalwright_shared.messages import ArtifactRef, Work
+from goalwright_shared.messages import ArtifactRef, TaskError, Work
 
 ChatMessages = list[dict[str, Any]]
 
@@ -91,13 +91,15 @@ def task_card(work: Work, role: str, inputs: Sequence[Mapping[str, Any]]) -> dic
             for out in spec.outputs
         ],
         "acceptance": [check.model_dump(mode="json", exclude_none=True) for check in spec.acceptance],
-        "errors": [
-            {"code": error.code, "message": error.message, "logs": (error.logs or "")[-2000:]}
-            for error in work.attempt_errors[-3:]
-        ],
+        "errors": [told(error) for error in work.attempt_errors[-3:]],
         "notes": [note.text for note in work.notes],
         "params": spec.params,
     }
+
+
+def told(error: TaskError) -> dict[str, str]:
+    """An earlier try's failure as prompts show it."""
+    return {"code": error.code, "message": error.message, "logs": (error.logs or "")[-2000:]}
 
 
 def described(ref: ArtifactRef, name: str, excerpt: str) -> dict[str, Any]:
@@ -111,8 +113,9 @@ def described(ref: ArtifactRef, name: str, excerpt: str) -> dict[str, Any]:
     }
 
 
-def now_section(work: Work, *, new_notes: Sequence[str]) -> str:
-    """The volatile facts; last in the prompt, so that what stands before them can be cached."""
+def now_section(work: Work, *, notes_seen: int, errors_seen: int) -> str:
+    """The volatile facts (with the notes and failed tries that the card does not know); last in the prompt, so
+    that what stands before them can be cached."""
     left = turns_left(work)
     facts: dict[str, Any] = {
         "turn": work.turn + 1,
@@ -121,8 +124,10 @@ def now_section(work: Work, *, new_notes: Sequence[str]) -> str:
     }
     if work.deadline is not None:
         facts["deadline"] = work.deadline.isoformat(timespec="seconds")
-    if new_notes:
-        facts["notes"] = list(new_notes)
+    if new_notes := [note.text for note in work.notes[notes_seen:]]:
+        facts["notes"] = new_notes
+    if new_errors := [told(error) for error in work.attempt_errors[errors_seen:]]:
+        facts["errors"] = new_errors
     text = f"## Now\n{json.dumps(facts, ensure_ascii=False)}"
     if left == 0:
         text += "\nThis is your last turn: finish now with what there is."

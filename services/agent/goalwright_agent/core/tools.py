@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from goalwright_agent.core.answers import storable
+
 TOOL_LANES = {"run_program": "exec", "ask": "agent.*", "request_approval": "human"}
 """The child lanes that each tool needs; the others need none."""
 
@@ -109,8 +111,8 @@ def read_call(name: str, arguments: Any, allowed: Sequence[str]) -> Arguments:
         raise BadCall(f"there is no tool {name!r}; the tools are {', '.join(allowed)}")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}", strict=False)
-        except ValueError as error:
+            arguments = storable(json.loads(arguments or "{}", strict=False))
+        except (ValueError, RecursionError) as error:
             raise BadCall(f"the arguments are not JSON ({error}); call {name} again") from error
     try:
         return _ARGUMENTS[name].model_validate(arguments)

@@ -23,6 +23,7 @@ from goalwright_shared.messages import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from goalwright_agent.core.answers import storable
 from goalwright_agent.core.dialect import Dialect
 from goalwright_agent.core.packing import clip
 from goalwright_agent.core.tools import (
@@ -65,9 +66,10 @@ class State(BaseModel):
 
     messages: list[dict[str, Any]] = []
     pending: list[Pending] = []
-    artifacts: dict[str, ArtifactRef] = {}  # what programs have left, by name; the latest counts
+    artifacts: dict[str, ArtifactRef] = {}  # what children have left, by name; the latest counts
     programs: dict[str, str] = {}  # the calls whose programs left them, by artifact name
-    notes_seen: int = 0
+    notes_seen: int = 0  # how many notes and failed tries the card knows
+    errors_seen: int = 0
     corrections: int = 0  # in a row
     whole_cap: bool = False  # the last answer was cut: ask with all that is held
     dialect: Dialect = Dialect()
@@ -175,8 +177,8 @@ def _repeatable(raw: Mapping[str, Any]) -> str:
     if not isinstance(arguments, str):
         return json.dumps(arguments or {}, ensure_ascii=False)
     try:
-        value = json.loads(arguments or "{}", strict=False)
-    except ValueError:
+        value = storable(json.loads(arguments or "{}", strict=False))
+    except (ValueError, RecursionError):
         value = {"not_json": arguments[:500]}
     return json.dumps(value, ensure_ascii=False)
 
@@ -367,8 +369,9 @@ def resumed(state: State, results: Mapping[str, Mapping[str, Any]], children: Se
     artifacts, programs = dict(state.artifacts), dict(state.programs)
     calls = {p.key: p.call_id for p in state.pending if p.tool == "run_program"}
     for child in children:
-        if child.status == SUCCEEDED and child.key in calls:
+        if child.status == SUCCEEDED:
             artifacts |= child.outputs
+        if child.status == SUCCEEDED and child.key in calls:
             programs |= dict.fromkeys(child.outputs, calls[child.key])
     return state.said(*answers, pending=[], artifacts=artifacts, programs=programs)
 
