@@ -163,6 +163,9 @@ async def answered(work: Awaitable[Any]) -> bytes:
         return error.answer().to_json()
     except TimeoutError:
         return Refused("busy", "the scheduler did not get to it in time", hint="try again").answer().to_json()
+    except Exception as error:
+        log.exception("a request failed")
+        return Refused("internal_error", f"{type(error).__name__}: {error}").answer().to_json()
     return result.to_json() if isinstance(result, GoalAnswer) else json.dumps(result).encode()
 
 

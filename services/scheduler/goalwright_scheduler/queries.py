@@ -16,6 +16,7 @@ from goalwright_shared.messages import TaskSpec
 from goalwright_scheduler.core import money
 from goalwright_scheduler.core.states import FINAL, State
 from goalwright_scheduler.memory import Memory, load_lanes
+from goalwright_scheduler.sql import SQL
 
 _PAGE = 1000
 _PAGE_BYTES = 700_000
@@ -124,17 +125,7 @@ class Queries:
         goal = await self._goal(owner, body)
         after = body.get("cursor")
         rows = await self._pool.fetch(
-            """SELECT t.*, s.key, s.spec, s.inputs, s.outputs, s.value,
-                   (SELECT coalesce(array_agg(n.id), '{}') FROM task n
-                    WHERE n.parent = t.parent AND n.generation = t.generation AND t.unmet >= 0
-                      AND t.id = ANY(n.children)) AS needs,
-                   (SELECT coalesce(sum(charged + overrun), 0) FROM ledger l WHERE l.task = t.id) AS cost,
-                   (SELECT summary FROM task_result r WHERE r.task = t.id AND r.kind IN ('done', 'revise')
-                    LIMIT 1) AS summary
-               FROM (SELECT * FROM task WHERE goal = $1 AND id > $2 ORDER BY id LIMIT $3) AS t
-               JOIN task_spec s ON s.id = t.id ORDER BY t.id"""
-            if await self._is_small(goal)
-            else _GRAPH_LARGE,
+            SQL["load_graph"],
             goal["num"], int(after) if isinstance(after, str) and after.isdecimal() else 0, _PAGE,
         )  # fmt: skip
         tasks: list[Body] = []
@@ -150,12 +141,6 @@ class Queries:
             "revision": goal["revision"], "tasks": tasks, "pruned": json.loads(goal["pruned"]),
             "next": tasks[-1]["task_id"] if more and tasks else None,
         }  # fmt: skip
-
-    async def _is_small(self, goal: asyncpg.Record) -> bool:
-        count: int = await self._pool.fetchval(
-            "SELECT count(*) FROM (SELECT FROM task WHERE goal = $1 LIMIT 2001) AS some", goal["num"]
-        )
-        return count <= 2000
 
     async def task(self, owner: str, body: Body) -> Body:
         """One task with its attempts."""
@@ -346,19 +331,6 @@ class Queries:
         if self._memory.free.get(row["lane"], 0) <= 0 and not running:
             return "no_performer", f"no performer waits on lane {row['lane']} ({ahead} ahead)"
         return "waits_for_slot", f"for a free slot on lane {row['lane']} ({ahead} ahead, {running} running)"
-
-
-_GRAPH_LARGE = """SELECT t.*, s.key, s.spec, s.inputs, s.outputs, s.value,
-       coalesce(n.needs, '{}') AS needs, coalesce(l.cost, 0) AS cost, r.summary
-FROM (SELECT * FROM task WHERE goal = $1 AND id > $2 ORDER BY id LIMIT $3) AS t
-JOIN task_spec s ON s.id = t.id
-LEFT JOIN (
-    SELECT child, array_agg(p.id) AS needs FROM task p, unnest(p.children) AS child WHERE p.goal = $1 GROUP BY child
-) AS n ON n.child = t.id
-LEFT JOIN (SELECT task, sum(charged + overrun) AS cost FROM ledger WHERE goal = $1 GROUP BY task) AS l
-    ON l.task = t.id
-LEFT JOIN task_result r ON r.task = t.id AND r.kind = 'done'
-ORDER BY t.id"""
 
 
 def _iso(at: datetime | None) -> str | None:
