@@ -91,8 +91,8 @@ class Attached:
                 self._reporting, self._held = True, b""
                 self._printed(self.stdout, printed)
                 self._keep(rest)
-            else:  # the end may be the beginning of the marker
-                sure = max(0, len(self._held) - len(self._marker) + 1)
+            else:
+                sure = len(self._held) - _overlap(self._held, self._marker)
                 self._printed(self.stdout, self._held[:sure])
                 self._held = self._held[sure:]
 
@@ -119,6 +119,12 @@ class Attached:
         if self._killed_at is None:
             self._killed_at = time.monotonic()
             threading.Thread(target=self._kill, name="container-kill", daemon=True).start()
+
+
+def _overlap(data: bytes, marker: bytes) -> int:
+    """How many bytes at the end of `data` may be the beginning of `marker`."""
+    lengths = range(min(len(marker) - 1, len(data)), 0, -1)
+    return next((n for n in lengths if data.endswith(marker[:n])), 0)
 
 
 class Frames:

@@ -23,14 +23,14 @@ import structlog
 
 from goalwright_executor import core
 from goalwright_executor.core import Limit, Limits, Run
-from goalwright_executor.sandbox import inside
+from goalwright_executor.sandbox import inside, seccomp
 from goalwright_executor.sandbox.attached import Attached
 from goalwright_executor.sandbox.port import Cancelled, Job, OnOutput, SandboxLost, cancelled
 from goalwright_executor.sandbox.probe import probe
 
 log = structlog.get_logger(__name__)
 
-_PROGRAM, _DEADLINE = "goalwright.program", "goalwright.deadline"  # labels
+_OWNER, _DEADLINE = "goalwright.program.of", "goalwright.program.deadline"  # labels
 _USER = "61000"
 _OWN_PROCESSES = 4  # docker's init, the shell, timeout, the program's launcher
 _GRACE_SECONDS = 15
@@ -55,6 +55,7 @@ class Docker:
     def __init__(self, *, slots: int, image: str) -> None:
         self._image, self._image_id = image, ""
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="container")
+        self.instance = secrets.token_hex(8)  # several executors may share an engine
         self._client: Any = None
         self._swept = 0.0
 
@@ -125,7 +126,7 @@ class Docker:
         on_output: OnOutput,
         running: queue.SimpleQueue[Attached],
     ) -> Run:
-        marker = f"--{secrets.token_hex(16)}\n".encode()
+        marker = f"--{secrets.token_hex(16)}--".encode()
         report = job.outputs.with_suffix(".report")
         with contextlib.closing(self._attach(container)) as stream, report.open("wb") as file:
             attached = Attached(stream, marker, file, limits, on_output, kill=lambda: self._kill(container))
@@ -156,7 +157,7 @@ class Docker:
             network_mode="none",
             read_only=True,
             cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
+            security_opt=["no-new-privileges", f"seccomp={seccomp.profile()}"],
             pids_limit=limits.processes + _OWN_PROCESSES,
             mem_limit=memory,
             memswap_limit=memory,
@@ -179,7 +180,10 @@ class Docker:
             working_dir="/",
             environment=inside.ENVIRONMENT,
             stdin_open=True,
-            labels={_PROGRAM: "1", _DEADLINE: str(int(time.time() + limits.seconds + 4 * _GRACE_SECONDS))},
+            labels={
+                _OWNER: self.instance,
+                _DEADLINE: str(int(time.time() + limits.seconds + 4 * _GRACE_SECONDS)),
+            },
             host_config=host,
         )
         return created["Id"]
@@ -205,7 +209,7 @@ class Docker:
         if now - self._swept < _SWEEP_SECONDS:
             return
         self._swept = now
-        for found in self._client.containers(all=True, filters={"label": _PROGRAM}):
+        for found in self._client.containers(all=True, filters={"label": _DEADLINE}):
             if float(found["Labels"].get(_DEADLINE, 0)) < now:
                 log.info("swept what a crashed executor left", container=found["Id"])
                 self._remove(found["Id"])
@@ -237,7 +241,9 @@ def _packed(job: Job) -> Iterator[tuple[Path, str]]:
 def _told(state: dict[str, Any], attached: Attached, found: inside.Report | None, wall: float) -> Run:
     """The run as the engine, the stream and the report tell it; raises `SandboxLost` if none ever ran."""
     limit, code = attached.limit, found.exit_code if found else int(state["ExitCode"])
-    if limit is None and state["OOMKilled"] and code != 0:
+    if (
+        limit is None and state["OOMKilled"]
+    ):  # also when the kernel killed but a child, and the program went on
         limit = Limit.OUT_OF_MEMORY
     if found is None and limit is None and code != 137:
         said = attached.stderr[-500:].decode(errors="replace").strip()

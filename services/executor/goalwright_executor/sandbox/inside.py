@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 SHELL = """
-ulimit -p "$1" 2>/dev/null || ulimit -u "$1"
+[ "$1" = unlimited ] || ulimit -p "$1" 2>/dev/null || ulimit -u "$1"
 { echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null
 stdin=$2
 shift 2

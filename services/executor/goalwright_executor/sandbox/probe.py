@@ -51,7 +51,7 @@ async def probe(sandbox: Sandbox) -> str | None:
         (home / "job" / "in").mkdir(parents=True)
         (home / "job" / "in" / "given").write_text("x")
         (home / "job" / "main.py").write_text(_SOURCE)
-        arguments = [str(listener.getsockname()[1]), json.dumps([str(secret), "/etc/passwd"])]
+        arguments = [str(listener.getsockname()[1]), json.dumps([str(secret)])]
         program = ProgramSpec(source=_SOURCE, args=arguments)
         job = Job(program=program, folder=home / "job", outputs=home / "outputs.tar")
         try:

@@ -1,4 +1,5 @@
-"""System calls that no program needs and that widen the kernel's surface, as a raw BPF filter (seccomp(2)).
+"""System calls that no program needs and that widen the kernel's surface: a raw BPF filter (seccomp(2)), and
+the same as a profile of container engines.
 
 A deny list by hand, because libseccomp would be a system package: the rest of the isolation does not rest
 on it. Numbers are from the kernel's tables for x86_64 and the generic table (aarch64).
@@ -7,6 +8,7 @@ on it. Numbers are from the kernel's tables for x86_64 and the generic table (aa
 from __future__ import annotations
 
 import errno
+import json
 import os
 import platform
 import struct
@@ -70,6 +72,16 @@ def program(machine: str | None = None) -> bytes | None:
         _instruction(_RETURN, _ALLOW),
     ]
     return b"".join(lines)
+
+
+def profile() -> str:
+    """The same list as a profile of container engines, whose own default differs from version to version."""
+    refused = [{"names": sorted(_DENIED), "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM}]
+    refused += [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS}]
+    for bit in (1 << n for n in range(32) if _NAMESPACES >> n & 1):
+        flag = {"index": 0, "value": bit, "valueTwo": bit, "op": "SCMP_CMP_MASKED_EQ"}
+        refused += [{"names": ["clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM, "args": [flag]}]
+    return json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": refused})
 
 
 def descriptor() -> int | None:
