@@ -477,11 +477,27 @@ async def test_unknown_role_and_missing_grant_fail_clearly(agent: Agent) -> None
     assert unpaid.error.code == "no_grant"
 
 
-async def test_model_that_takes_no_tools_is_named_with_the_fix(agent: Agent, model: ModelServer) -> None:
-    model.next(refuses(400, "registry.ollama.ai/library/tiny does not support tools"))
-    outcome = await Play(agent).step(work())
-    assert isinstance(outcome, Failed)
-    assert "takes no tools: set GOALWRIGHT_MODEL" in outcome.error.message
+async def test_model_that_takes_no_tools_is_told_of_them_in_words(agent: Agent, model: ModelServer) -> None:
+    program = json.dumps({"name": "run_program", "arguments": TOTAL})
+    ask = json.dumps({"name": "finish", "arguments": finish(report="22")[1]})
+    model.next(
+        refuses(400, "registry.ollama.ai/library/tiny does not support tools"),
+        says(f"I run it.\n```json\n{program}\n```"),
+        says(ask),
+    )
+    report = {"exit_code": 0, "stdout": "22\n", "stderr": ""}
+    play = Play(agent, child=done_child, reports={"t-run-program-0-0": report})
+    outcome = await play.to_end(work())
+    assert output_text(outcome, "report") == "22"
+    assert [("tools" in request) for request in model.requests] == [True, False, False]
+    assert [message["role"] for message in model.sent()] == ["system", "user", "assistant", "user"]
+    system, _, called, result = (message["content"] for message in model.sent())
+    assert '"name": "run_program"' in system
+    words, call = called.split("\n", 1)
+    assert words == "I run it."
+    assert json.loads(call)["name"] == "run_program"
+    assert '"stdout": "22\\n"' in result
+    assert "## Now" in result, "roles alternate"
 
 
 async def test_secrets_reach_neither_prompt_nor_continuation_nor_record(

@@ -32,12 +32,12 @@ from goalwright_agent.core.dialect import (
     Schema,
     after_refusal,
     default_cap_field,
-    is_about_tools,
     is_filtered,
     is_strict,
     is_too_long,
     structure_parameters,
 )
+from goalwright_agent.core.words import in_words
 from goalwright_agent.settings import AgentSettings
 
 log = structlog.get_logger(__name__)
@@ -211,8 +211,10 @@ class Provider:
             "messages": list(request.messages),
             cap_field: request.max_output_tokens,
         }
-        if request.tools:
+        if request.tools and dialect.tools:
             parameters["tools"] = list(request.tools)
+        elif request.tools:
+            parameters["messages"] = in_words(request.messages, request.tools)
         else:
             parameters |= structure_parameters(request.schema, dialect.rung)
         effort = request.reasoning_effort or self._settings.reasoning_effort
@@ -292,13 +294,10 @@ class Provider:
             if _is_about_the_server(lower, dialect, request):
                 self._dialects[request.model] = lower
             return Adapted(lower)
-        fix = "check GOALWRIGHT_MODEL and the model's limits"
-        if request.tools and is_about_tools(said):
-            fix = "this model or server takes no tools: set GOALWRIGHT_MODEL to one that does"
         return Broken(
             "bad_request",
             f"{self.base_url} refused the request for {request.model} ({error.status_code}): {said}. "
-            f"Fix: {fix}.",
+            "Fix: check GOALWRIGHT_MODEL and the model's limits.",
             False,
             unbilled=True,
         )

@@ -23,6 +23,11 @@ _ABOUT_STRUCTURE = re.compile(
     r"|tool_choice|\btools?\b|function call",
     re.I,
 )
+_NO_TOOLS = re.compile(
+    r"\b(not|no|un\w*|unable|without)\b.*\btools?\b|\btools?\b.*(not|un)[ -]?(supported|recogni[sz]ed|permitted|known)"
+    r"|auto-tool-choice|tool-call-parser",
+    re.I | re.S,
+)
 _TOO_LONG = re.compile(
     r"context_length_exceeded|context length|context window|context size|prompt is too long|too many tokens",
     re.I,
@@ -38,6 +43,7 @@ class Dialect(BaseModel):
     rung: Rung = "json_schema"
     cap_field: CapField | None = None  # None: by the server's address
     effort: bool = True  # takes reasoning_effort
+    tools: bool = True  # takes tools; else they are described in words
 
     def lower(self, other: Dialect) -> Dialect:
         """The humbler of two: what either has learned counts."""
@@ -45,6 +51,7 @@ class Dialect(BaseModel):
             rung=max(self.rung, other.rung, key=LADDER.index),
             cap_field=self.cap_field or other.cap_field,
             effort=self.effort and other.effort,
+            tools=self.tools and other.tools,
         )
 
 
@@ -126,6 +133,8 @@ def after_refusal(dialect: Dialect, message: str, parameters: Mapping[str, Any])
     structured = "response_format" in parameters or "tool_choice" in parameters
     if structured and _ABOUT_STRUCTURE.search(text):
         return dialect.model_copy(update={"rung": LADDER[LADDER.index(dialect.rung) + 1]})
+    if "tools" in parameters and _NO_TOOLS.search(text):
+        return dialect.model_copy(update={"tools": False})
     return None
 
 
@@ -137,8 +146,3 @@ def is_too_long(message: str) -> bool:
 def is_filtered(message: str) -> bool:
     """Whether a refusal is the provider's content filter."""
     return bool(_FILTERED.search(message))
-
-
-def is_about_tools(message: str) -> bool:
-    """Whether a refusal says that the model knows no tools."""
-    return bool(re.search(r"\btools?\b|function call|tool_choice", message, re.I))

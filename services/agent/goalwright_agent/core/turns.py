@@ -6,6 +6,7 @@ The state between two turns is the continuation. Its transcript only ever grows 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from goalwright_shared.messages import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from goalwright_agent.core.answers import storable
+from goalwright_agent.core.answers import extract_json, storable
 from goalwright_agent.core.dialect import Dialect
 from goalwright_agent.core.packing import clip
 from goalwright_agent.core.tools import (
@@ -111,7 +112,9 @@ def step_of(
     roles: Sequence[str],
 ) -> Step:  # fmt: skip
     """Read a reply with tool calls. Calls that mean nothing become faults, the others go on."""
-    raw = tool_calls or calls_in_text(content, allowed)
+    raw: Sequence[Mapping[str, Any]] = tool_calls
+    if not raw:
+        raw, content = calls_in_text(content, allowed)
     calls = [_read(f"call_{state.turns}_{at}", call, allowed) for at, call in enumerate(raw)]
     message = _assistant(content, calls, raw)
     wanting = [call for call in calls if _makes_child(call)]
@@ -183,21 +186,16 @@ def _repeatable(raw: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def calls_in_text(content: str, allowed: Sequence[str]) -> list[dict[str, Any]]:
-    """A tool call that a model wrote as text: `{"name": …, "arguments": {…}}`, bare or in <tool_call>."""
-    text = content.strip().removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
-    if not text.startswith("{"):
-        return []
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    if not isinstance(value, dict) or value.get("name") not in allowed:
-        return []
+def calls_in_text(content: str, allowed: Sequence[str]) -> tuple[list[dict[str, Any]], str]:
+    """A tool call that a model wrote as text, `{"name": …, "arguments": {…}}`, and the words before it."""
+    found = extract_json(content, want_object=True)
+    value = json.loads(found, strict=False) if found else {}
     arguments = value.get("arguments", value.get("parameters"))
-    if not isinstance(arguments, dict):
-        return []
-    return [{"function": {"name": value["name"], "arguments": arguments}}]
+    if value.get("name") not in allowed or not isinstance(arguments, dict):
+        return [], content
+    words = content[: content.find(found or "")]
+    call = {"function": {"name": value["name"], "arguments": arguments}}
+    return [call], re.sub(r"(```\w*|<tool_call>)\s*$", "", words.rstrip()).rstrip()
 
 
 # --- children ------------------------------------------------------------------------------------------
