@@ -265,7 +265,10 @@ def _sum(answer: str, view: GoalView) -> float:
 
 def new_budget(text: str, now: float) -> float:
     """`2`, `$2` or `+0.5` as a budget in USD; raises ValueError."""
-    amount = float(text.replace("$", "").lstrip("+"))
+    try:
+        amount = float(text.replace("$", "").lstrip("+"))
+    except ValueError:
+        raise ValueError(f"{text!r} is no amount; say 2 or +0.50") from None
     return round(now + amount, 6) if text.strip().startswith("+") else amount
 
 

@@ -107,8 +107,8 @@ async def budget(
         found = await client.goal(goal)
         try:
             amount = new_budget(usd, float(found.get("budget_usd") or 0))
-        except ValueError:
-            raise typer.BadParameter(f"{usd!r} is no amount; say 2 or +0.50", param_hint="USD") from None
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="USD") from None
         answer = await client.control("budget", goal_id=found["goal_id"], budget_usd=amount)
     if as_json:
         print_json(answer)

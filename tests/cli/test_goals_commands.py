@@ -305,8 +305,8 @@ async def test_task_shows_prompt_reply_bill_and_program(scheduler: ScriptedSched
 async def test_logs_follow_a_goal_until_it_ends(scheduler: ScriptedScheduler, url: str) -> None:
     goal = scheduler.add("g", script=[*BEGIN, ("wait", None, {"verb": "pause"}), finish()])
     watching = await Command.start("logs", "g", url=url)
-    await scheduler.until_somebody_hears("logs.public.g.2", b"reading\n\x1b[2Jrows")
-    line = await watching.line_with("reading")
+    said = b"reading\n\x1b[2Jrows"
+    line = await scheduler.say_until("logs.public.g.2", said, watching.line_with("reading"))
     assert line == "load  reading\n"
     assert await watching.line_with("rows") == "load  [2Jrows\n"
     assert goal.tasks

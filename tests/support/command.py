@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import pty
 import signal
 import sys
+import termios
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -99,6 +101,12 @@ async def invoke(*args: str, url: str) -> Ran:
     return Ran(result.exit_code, result.stdout, result.stderr)
 
 
+def _own_terminal() -> None:
+    """In the child: its terminal is the one it controls, so that a typed Ctrl-C reaches it."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
     """A running `goalwright …` whose input and output are a terminal."""
 
@@ -118,7 +126,7 @@ class Terminal:
         size = {"COLUMNS": str(columns), "LINES": str(rows)}
         process = await asyncio.create_subprocess_exec(
             *_COMMAND, *args, env=_environment(url, size | dict(env or {})),
-            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+            stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=_own_terminal,
         )  # fmt: skip
         os.close(theirs)
         return cls(process, ours)

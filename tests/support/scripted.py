@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,8 +18,6 @@ from goalwright_shared import subjects, topology
 from goalwright_shared.messages import ArtifactRef, Event
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
 
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 
@@ -102,16 +100,13 @@ class ScriptedScheduler:
             headers={"Nats-Msg-Id": event.event_id},
         )
 
-    async def until_somebody_hears(self, subject: str, body: bytes) -> None:
-        """Publish on a core subject once there is a subscription that gets it."""
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    await self._client.request(subject, body, timeout=0.05)
-                except NoRespondersError:
-                    continue
-                except (NatsError, TimeoutError):
-                    return  # it was taken, and as logs go nobody answers
+    async def say_until(self, subject: str, body: bytes, heard: Coroutine[Any, Any, str]) -> str:
+        """Publish on a core subject again and again until `heard` returns; what it returned."""
+        hearing = asyncio.create_task(heard)
+        while not hearing.done():
+            await self._client.publish(subject, body)
+            await asyncio.wait({hearing}, timeout=0.05)
+        return await hearing
 
     async def steered(self, verb: str, goal_id: str) -> dict[str, Any]:
         """The body of the first `control.<verb>` for a goal, once there is one."""
