@@ -35,7 +35,7 @@ Step = Callable[[str], None]
 
 _FIRST_BACKOFF_SECONDS = 0.25
 _LAST_BACKOFF_SECONDS = 30.0
-_PATIENCE_SECONDS = 4.0
+_PATIENCE_SECONDS = 2.0
 """A service that answers, but is not ready for so long (no sandbox, say), does not hold up the others."""
 _STEADY_SECONDS = 30.0
 """A process that lived this long starts again with the first backoff."""

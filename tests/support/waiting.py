@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable
+from typing import Any
 
 
 async def eventually(
-    fact: Callable[[], T | Awaitable[T]], *, timeout_seconds: float = 10, every_seconds: float = 0.02
-) -> T:
-    """Return the first true value of `fact`; an AssertionError inside counts as not yet."""
+    fact: Callable[[], Any], *, timeout_seconds: float = 10, every_seconds: float = 0.02
+) -> Any:
+    """The first true value of `fact` (awaited if need be); an AssertionError inside counts as not yet."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         try:
