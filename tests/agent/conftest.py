@@ -26,7 +26,7 @@ async def model() -> AsyncIterator[ModelServer]:
 def settings(model: ModelServer) -> AgentSettings:
     """Settings of an agent on that server."""
     return AgentSettings(
-        openai_api_key="sk-test-0123456789", openai_base_url=model.url, call_timeout_seconds=5, connections=8
+        openai_api_key="sk-test-0123456789", openai_base_url=model.url, call_timeout_seconds=30, connections=8
     )
 
 

@@ -185,13 +185,16 @@ async def impatient(settings: AgentSettings) -> AsyncIterator[Agent]:
 
 
 async def test_call_without_an_answer_ends_at_its_timeout_and_sends_no_bill(
-    impatient: Agent, model: ModelServer
+    impatient: Agent, agent: Agent, model: ModelServer
 ) -> None:
-    outcome = await fault(impatient, model, Answer(hang=True))
+    model.next(Answer(hang=True))
+    outcome = await Play(impatient).step(work_of(TEXT))
     assert isinstance(outcome, Failed)
     assert (outcome.error.code, outcome.error.retryable) == ("timeout", True), "the hold is charged"
     assert "within 0.2 s" in outcome.error.message
     assert outcome.usage is None
+    model.next(says("fine"))
+    assert (await Play(agent).step(work_of(TEXT))).kind == "done"
 
 
 async def test_tasks_own_time_limit_counts_too(agent: Agent, model: ModelServer) -> None:
