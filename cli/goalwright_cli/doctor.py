@@ -84,12 +84,12 @@ def _disk(home: Path) -> Finding:
 async def _nats(settings: SystemSettings) -> Finding:
     """The server that is given or runs, else the one that would be started."""
     from goalwright_cli.embedded_nats import binary
-    from goalwright_cli.topology import jetstream
+    from goalwright_cli.topology import connection
 
     run = runfile.read(settings.home)
     if url := settings.nats_url or (run and run.nats_url):
-        async with jetstream(url) as js:
-            account = await js.account_info()
+        async with connection(url) as client:
+            account = await client.jetstream().account_info()
         return Finding("nats", "ok", f"answers at {redact(url)}, {account.streams} streams")
     version = await _output([binary(), "--version"])
     return Finding("nats", "ok", f"embedded: {version}")

@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from goalwright_shared import subjects
 from goalwright_shared.errors import GoalwrightError, Unreachable
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
 from goalwright_cli import processes, runfile
 from goalwright_cli.embedded_nats import EmbeddedNats
@@ -35,6 +38,8 @@ Step = Callable[[str], None]
 
 _FIRST_BACKOFF_SECONDS = 0.25
 _LAST_BACKOFF_SECONDS = 30.0
+_SAID = "up.out"
+"""What a supervisor that was started for one command says."""
 _PATIENCE_SECONDS = 2.0
 """A service that answers, but is not ready for so long (no sandbox, say), does not hold up the others."""
 _STEADY_SECONDS = 30.0
@@ -271,11 +276,32 @@ class System:
         for service in self._services:
             service.go()
         missing = await asyncio.gather(*(service.ready() for service in self._services))
+        await self._await_leader()
         for service, what in zip(self._services, missing, strict=True):
             self._keep(service)
             if what:  # its lanes wait; everything else can go on
                 self._step(f"the {service.name} runs but is not ready: {what} (see {service.log})")
         self._step(f"{len(self._services)} services ready ({time.monotonic() - began:.1f} s)")
+
+    async def _await_leader(self) -> None:
+        """Return when goals can be submitted: a scheduler listens only once it leads."""
+        from goalwright_cli.topology import connection
+
+        try:
+            async with (
+                asyncio.timeout(self._settings.ready_seconds),
+                connection(self.run().nats_url) as client,
+            ):
+                while True:
+                    if await _is_heard(client, subjects.request()):
+                        return
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise Unreachable(
+                "no_leader",
+                "no scheduler leads",
+                hint=f"see {self._settings.home / 'logs' / 'scheduler.log'}",
+            ) from error
 
     def _keep(self, child: Child) -> None:
         self._keepers.append(asyncio.create_task(self._restart_for_ever(child), name=f"keep {child.name}"))
@@ -361,6 +387,15 @@ def _environment(env: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+async def _is_heard(client: Client, subject: str) -> bool:
+    """Whether anybody answers there; an empty payload is refused without a trace."""
+    try:
+        await client.request(subject, b"", timeout=2)
+    except (NatsError, TimeoutError):
+        return False
+    return True
 
 
 async def _get_json(port: int, path: str) -> dict[str, object]:
@@ -477,7 +512,7 @@ async def running_system(
 @contextlib.asynccontextmanager
 async def _own_system(settings: SystemSettings, on_step: Step) -> AsyncIterator[runfile.Run]:
     settings.home.mkdir(parents=True, exist_ok=True)
-    said = settings.home / "up.out"
+    said = settings.home / _SAID
     with said.open("wb") as out:
         process = processes.spawn(
             [sys.executable, "-m", "goalwright_cli.main", "--home", settings.home.absolute(), "up"],
@@ -485,16 +520,28 @@ async def _own_system(settings: SystemSettings, on_step: Step) -> AsyncIterator[
         )  # fmt: skip
     try:
         with said.open() as lines:
-            while not (run := runfile.read(settings.home)):
-                for line in lines:
-                    on_step(line.rstrip("\n"))
-                if process.poll() not in (None, 0):
-                    raise Unreachable(
-                        "system_did_not_start",
-                        f"the system did not start:\n{processes.tail(said)}",
-                        hint="goalwright doctor",
-                    )
-                await asyncio.sleep(0.05)
+            run = await _until_ready(
+                settings.home, process, lambda: [on_step(line.rstrip()) for line in lines]
+            )
         yield run
     finally:
         await processes.stop(process, grace_seconds=settings.drain_seconds + 30)
+
+
+async def _until_ready(
+    home: Path, process: subprocess.Popen[bytes], hear: Callable[[], object]
+) -> runfile.Run:
+    """The system of `home` once it is ready; raises `Unreachable` when its supervisor ends before."""
+    while True:
+        ended = process.poll() is not None
+        run = runfile.read(home)  # after the look at the process: it may end because another system is ready
+        hear()
+        if run is not None:
+            return run
+        if ended:
+            raise Unreachable(
+                "system_did_not_start",
+                f"the system did not start:\n{processes.tail(home / _SAID)}",
+                hint="goalwright doctor",
+            )
+        await asyncio.sleep(0.05)

@@ -13,13 +13,14 @@ from typing import Annotated, Any
 
 import nats
 import typer
+from goalwright_shared import subjects
 from goalwright_shared import topology as shape
 from goalwright_shared.errors import Unreachable
 from goalwright_shared.messages import Lane, PoolLimit
 from goalwright_shared.settings import ServiceSettings
 from goalwright_shared.telemetry import redact
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.js.client import JetStreamContext
 
 from goalwright_cli import runfile
 from goalwright_cli.settings import SystemSettings
@@ -54,6 +55,11 @@ def collect_lanes() -> list[Lane]:
     return lanes
 
 
+def performed(lanes: list[Lane]) -> list[str]:
+    """The names of the lanes that somebody pulls from: a person does not."""
+    return [lane.name for lane in lanes if lane.performer != "human"]
+
+
 def collect_pools() -> list[PoolLimit]:
     """The provider's limits of the pools that the agent's lanes use."""
     from goalwright_agent import settings
@@ -78,13 +84,18 @@ async def apply_all(nats_url: str, postgres_dsn: str) -> list[str]:
 
     lanes = collect_lanes()
     changed = await store_lanes(postgres_dsn, lanes, collect_pools())
-    lanes += await load_custom_lanes(postgres_dsn)
-    async with jetstream(nats_url) as js:
-        return changed + await shape.apply(js, [lane.name for lane in lanes])
+    async with connection(nats_url) as client:
+        js = client.jetstream()
+        changed += await shape.apply(js, performed(lanes))
+        for lane in await load_custom_lanes(postgres_dsn):  # their performers need not extend the delivery
+            consumer = shape.lane_consumer(lane.name, ack_wait=lane.lease_seconds + 30)
+            if await shape.apply_consumer(js, subjects.WORK, consumer):
+                changed.append(f"consumer {consumer.durable_name} applied")
+    return changed
 
 
 @contextlib.asynccontextmanager
-async def jetstream(url: str) -> AsyncIterator[JetStreamContext]:
+async def connection(url: str) -> AsyncIterator[Client]:
     """A connection for one command; raises `Unreachable` with the fix."""
     try:
         client = await nats.connect(
@@ -98,7 +109,7 @@ async def jetstream(url: str) -> AsyncIterator[JetStreamContext]:
             hint="start one with `goalwright up`, or set GOALWRIGHT_NATS_URL",
         ) from error
     try:
-        yield client.jetstream()
+        yield client
     finally:
         await client.close()
 
@@ -152,7 +163,8 @@ def show(as_json: Json = False) -> None:
 
 
 async def _rows(url: str) -> list[dict[str, Any]]:
-    async with jetstream(url) as js:
+    async with connection(url) as client:
+        js = client.jetstream()
         return [
             {
                 "stream": stream.config.name,
@@ -189,5 +201,5 @@ def verify(as_json: Json = False) -> None:
 
 
 async def _differences(url: str) -> list[str]:
-    async with jetstream(url) as js:
-        return await shape.differences(js, [lane.name for lane in collect_lanes()])
+    async with connection(url) as client:
+        return await shape.differences(client.jetstream(), performed(collect_lanes()))

@@ -42,7 +42,7 @@ class Up:
                 sys.executable, "-m", "goalwright_cli.main", "--home", str(self.home), "up", *arguments,
                 stdout=out, stderr=out, env=ENVIRONMENT,
             )  # fmt: skip
-        return await eventually(self.ready_line, timeout_seconds=SLOW)
+        return str(await eventually(self.ready_line, timeout_seconds=SLOW))
 
     def ready_line(self) -> str | None:
         """Its Ready line, once it is there."""
