@@ -21,8 +21,6 @@ from goalwright_shared.messages import (
     Deliverable,
     OutputSpec,
     RegexCheck,
-    RowsCheck,
-    RubricCheck,
     TaskSpec,
 )
 from hypothesis import given, settings
@@ -239,7 +237,7 @@ def test_what_the_client_asked_for_is_what_is_delivered() -> None:
         name="summary.json",
         type=ArtifactType.JSON,
         schema={"type": "object"},
-        acceptance=[RegexCheck(pattern="rows"), RowsCheck(min=1), RubricCheck(text="is it clear?")],
+        acceptance=[RegexCheck(pattern="rows")],
         value=7,
     )
     plan = compiled(
@@ -248,8 +246,6 @@ def test_what_the_client_asked_for_is_what_is_delivered() -> None:
     assert plan.deliverables == [asked]
     made = plan.tasks[-1].outputs[0]
     assert (made.name, made.type, made.schema_) == ("summary.json", ArtifactType.JSON, {"type": "object"})
-    checks = plan.tasks[-1].acceptance
-    assert [getattr(check, "output", None) for check in checks] == ["summary.json", "summary.json", None]
     assert "the deliverable poem was not asked for" in plan.warnings
 
 

@@ -116,6 +116,14 @@ def test_a_revision_that_leaves_a_dead_producer_unreplaced_is_an_error() -> None
     assert any("input tidy of tasks chart, report is produced by nobody" in error for error in errors)
 
 
+def test_dropping_what_another_waits_for_by_key_is_an_error() -> None:
+    at = now()
+    waits = Standing("tell", "blocked", inputs=("report",), after=("chart",))
+    at = Situation((*at.tasks, waits), at.inputs, at.exports, LANES, LIMITS)
+    errors = refused(change(drop=["chart"], add=[task("draw", ["tidy"], ["picture"])]), at)
+    assert errors == ("unknown_after: task tell waits for chart, which is no task",)
+
+
 def test_two_producers_are_an_error() -> None:
     errors = refused(change(add=[task("wash", ["raw"], ["tidy"])]))
     assert errors[0].startswith("two_producers: tidy is produced twice")
@@ -175,7 +183,7 @@ ROWS: list[dict[str, Any]] = [
     {"task_id": "3", "key": "a", "parent": "1", "generation": 2, "lane": "agent.coder", "state": "succeeded",
      "needs": [], "inputs": ["orders"], "outputs": [{"name": "tidy", "type": "table"}], "summary": "12 rows"},
     {"task_id": "4", "key": "b", "parent": "1", "generation": 2, "lane": "agent.writer", "state": "ready",
-     "needs": ["3", "5"], "inputs": ["tidy"], "outputs": ["report"], "title": "Write"},
+     "needs": ["3", "5"], "after": ["c"], "inputs": ["tidy"], "outputs": ["report"], "title": "Write"},
     {"task_id": "5", "key": "c", "parent": "1", "generation": 2, "lane": "agent.coder", "state": "succeeded",
      "needs": [], "inputs": [], "outputs": []},
     {"task_id": "6", "key": "replan-1", "parent": "1", "generation": 2, "lane": "plan", "state": "dispatched",

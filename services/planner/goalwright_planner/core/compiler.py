@@ -17,8 +17,6 @@ from goalwright_shared.messages import (
     OutputSpec,
     Pruned,
     QuestionSpec,
-    RegexCheck,
-    RowsCheck,
     TaskSpec,
 )
 
@@ -205,7 +203,7 @@ def _finish(mended: _Mended, brief: Brief) -> Plan | Rejected:
     """Prune, check, apply the stop rules."""
     wanted = [deliverable.name for deliverable in mended.deliverables]
     kept, useless = _pruned(mended.drafts, wanted)
-    specs = [_checked(spec, mended.deliverables, mended.warnings) for spec in map(mend.to_spec, kept)]
+    specs = [_as_asked(spec, mended.deliverables, mended.warnings) for spec in map(mend.to_spec, kept)]
     errors = [f"{p.code}: {p.message}" for p in graph.problems(specs, brief.inputs, wanted)]
     if specs and not wanted and brief.parent is None:
         errors.append(
@@ -248,10 +246,11 @@ def _pruned(drafts: Sequence[Draft], wanted: Collection[str]) -> tuple[list[Draf
     )
 
 
-def _checked(spec: TaskSpec, deliverables: Sequence[Deliverable], warn: list[str]) -> TaskSpec:
-    """The task with the type, schema and acceptance of the deliverables it makes."""
+def _as_asked(spec: TaskSpec, deliverables: Sequence[Deliverable], warn: list[str]) -> TaskSpec:
+    """The task with the types, schemas and descriptions of the deliverables it makes (their acceptance is
+    added by the scheduler, also to plans that clients bring)."""
     asked = {deliverable.name: deliverable for deliverable in deliverables}
-    outputs, acceptance = [], list(spec.acceptance)
+    outputs = []
     for out in spec.outputs:
         deliverable = asked.get(out.name)
         if deliverable is None:
@@ -267,10 +266,7 @@ def _checked(spec: TaskSpec, deliverables: Sequence[Deliverable], warn: list[str
                 schema=deliverable.schema_ or out.schema_,
             )
         )
-        for check in deliverable.acceptance:
-            names_output = isinstance(check, RowsCheck | RegexCheck) and check.output is None
-            acceptance.append(check.model_copy(update={"output": out.name}) if names_output else check)
-    return spec.model_copy(update={"outputs": outputs, "acceptance": acceptance})
+    return spec.model_copy(update={"outputs": outputs})
 
 
 def _stopped(specs: list[TaskSpec], brief: Brief, warn: list[str]) -> list[TaskSpec]:

@@ -68,8 +68,7 @@ def read_situation(
 
     `exports` counts when the target declares no outputs (a goal whose plan named the deliverables).
     """
-    by_id = {_id(row["task_id"]): row for row in rows}
-    target = by_id.get(target_task_id)
+    target = next((row for row in rows if _id(row["task_id"]) == target_task_id), None)
     members = [
         row
         for row in rows
@@ -79,7 +78,7 @@ def read_situation(
     if target is None or not planned:
         return None
     return Situation(
-        tasks=tuple(_standing(row, by_id) for row in planned),
+        tasks=tuple(_standing(row) for row in planned),
         inputs=tuple(_names(target.get("inputs"))),
         exports=tuple(_names(target.get("outputs")) or exports),
         lanes=lanes,
@@ -205,17 +204,15 @@ def _made(tasks: Sequence[Standing]) -> set[str]:
     return {name for task in tasks for name in task.outputs}
 
 
-def _standing(row: Mapping[str, Any], by_id: Mapping[str, Mapping[str, Any]]) -> Standing:
-    inputs = _names(row.get("inputs"))
-    needed = [by_id[_id(need)] for need in row.get("needs") or () if _id(need) in by_id]
+def _standing(row: Mapping[str, Any]) -> Standing:
     return Standing(
         key=str(row["key"]),
         state=str(row["state"]),
         lane=str(row.get("lane") or mend.GENERALIST),
         title=str(row.get("title") or ""),
-        inputs=tuple(inputs),
+        inputs=tuple(_names(row.get("inputs"))),
         outputs=tuple(_names(row.get("outputs"))),
-        after=tuple(str(n["key"]) for n in needed if not set(_names(n.get("outputs"))) & set(inputs)),
+        after=tuple(_names(row.get("after"))),
         summary=str(row.get("summary") or ""),
     )
 
