@@ -59,12 +59,13 @@ class Story:
             task_count=len(tasks), parent=ROOT,
         )  # fmt: skip
 
-    def tool(self, task_id: str, parent: str, action: str, result: str, *, lane: str = "exec") -> Event:
+    def tool(
+        self, task_id: str, parent: str, action: str, result: str, *, lane: str = "exec", summary: str = ""
+    ) -> Event:
         """What a task had wanted is dispatched and done."""
-        self.tell("task.dispatched", task_id, key="c0", lane=lane, epoch=1, action=action, parent=parent)
-        return self.tell(
-            "task.succeeded", task_id, key="c0", lane=lane, epoch=1, result=result, parent=parent
-        )
+        about = {"key": "c0", "lane": lane, "epoch": 1, "parent": parent}
+        self.tell("task.dispatched", task_id, **about, action=action)
+        return self.tell("task.succeeded", task_id, **about, result=result, summary=summary)
 
     def failure(self, task_id: str, epoch: int, code: str, *, final: bool = False, key: str = "a") -> None:
         """A try failed; the scheduler retries it unless it was the last."""

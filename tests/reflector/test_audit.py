@@ -160,6 +160,27 @@ def test_two_roles_that_talk_about_new_things_are_left_alone() -> None:
     assert audited(story.events)[1] == []
 
 
+ANSWER = "The figures of November are right, and the total of the orders is 22 as expected, see row"
+
+
+def test_answers_that_say_almost_the_same_are_noticed() -> None:
+    story = Story()
+    story.begin()
+    for n in range(3):
+        story.tool(str(100 + n), "7", f"ask {n}", f"r{n}", lane="agent.critic", summary=f"{ANSWER} {n}")
+    _, [signal] = audited(story.events)
+    assert (signal.signal, signal.action, signal.task_id) == ("near_duplicate", "note", "7")
+
+
+def test_programs_and_checks_may_say_the_same_as_often_as_they_like() -> None:
+    story = Story()
+    story.begin()
+    for n in range(12):
+        lane = ("exec", "agent.judge")[n % 2]
+        story.tool(str(100 + n), "7", f"look {n}", f"r{n}", lane=lane, summary=ANSWER)
+    assert audited(story.events)[1] == []
+
+
 def test_the_same_failure_class_three_times_asks_for_a_replan_with_its_evidence() -> None:
     story = Story()
     story.begin()

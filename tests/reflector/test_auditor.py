@@ -248,6 +248,24 @@ async def test_progress_is_reported_and_a_stall_is_noticed_by_the_clock(
     assert scheduler.of("signal")[0]["signal"] == "stalled"
 
 
+async def test_a_quiet_goal_is_watched_again_after_a_restart(scheduler: Scheduler, nats_url: str) -> None:
+    ended, quiet = running("ended"), running("quiet")
+    ended.tell("goal.finished", status="done")
+    async with reflector(nats_url):
+        await scheduler.publish(ended)
+        await scheduler.publish(quiet)
+        js = scheduler.client.jetstream()
+
+        async def all_heard() -> bool:
+            info = await js.consumer_info(subjects.EVENTS, subjects.DURABLE_REFLECTOR)
+            return not info.num_pending and not info.num_ack_pending
+
+        await until(all_heard)
+    async with reflector(nats_url, stall_seconds=0.5):
+        await until(lambda: scheduler.of("signal"))
+    assert {signal["goal_id"] for signal in scheduler.of("signal")} == {"quiet"}
+
+
 async def test_the_reflect_lane_performs_a_review_over_the_wire(scheduler: Scheduler, nats_url: str) -> None:
     outcomes = await scheduler.client.subscribe(subjects.outcomes("reflect"))
     verdict = {

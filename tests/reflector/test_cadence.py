@@ -56,6 +56,26 @@ def test_a_dead_planned_task_is_a_reason_to_look() -> None:
     assert review_due(audited(story.events)[0], story.time(60), RULES) == "a planned task has died"
 
 
+def test_the_last_task_of_a_plan_is_the_last_chance_to_look() -> None:
+    story = story_of(3)
+    story.review("r")
+    story.success("r", "review", "reflect")
+    story.success("d", "d")
+    assert review_due(audited(story.events)[0], story.time(60), RULES) is None
+    for key in "efghi":
+        story.failure(key, 1, "no_data", final=True, key=key)
+    audit, _ = audited(story.events)
+    alive = replace(audit, reviews=replace(audit.reviews, a_task_died=False))
+    assert "last chance" in str(review_due(alive, story.time(60), RULES))
+
+
+def test_a_small_plan_is_not_reviewed_for_its_own_sake() -> None:
+    story = Story()
+    story.begin(planned("a", "b"))
+    story.success("a", "a")
+    assert review_due(audited(story.events)[0], story.time(60), RULES) is None
+
+
 def test_two_reviews_are_never_open_at_a_time() -> None:
     story = story_of(3)
     story.review("r")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goalwright_reflector.core.patterns import alternates, smallest_period, stale
+from goalwright_reflector.core.patterns import alternates, similarity, smallest_period, stale
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,3 +58,18 @@ def test_two_names_in_turn_alternate_and_three_do_not() -> None:
 def test_stale_counts_the_last_window_only(fresh: list[bool]) -> None:
     old = fresh[-12:].count(False)
     assert stale(fresh, 12, 10) == (len(fresh) >= 12 and old >= 10)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_similarity_is_symmetric_and_bounded(a: str, b: str) -> None:
+    assert similarity(a, b) == similarity(b, a)
+    assert 0.0 <= similarity(a, b) <= 1.0
+
+
+def test_a_reworded_answer_is_similar_and_another_one_is_not() -> None:
+    text = "The table has 5,021 rows and fourteen columns, of which three have gaps."
+    assert similarity(text, text.upper().replace(" ", "  ")) == 1.0
+    assert similarity(text, text.replace("gaps.", "gaps!")) > 0.9
+    assert (
+        similarity(text, "Outliers of latitude lie beyond 72 degrees; longitude explains the offset.") < 0.3
+    )

@@ -181,7 +181,18 @@ class Auditor:
 
     # --- the clock
 
+    async def _resume(self) -> None:
+        """Goals that are open but quiet raise no event: a new process must look for them."""
+        for owner, goal_id in sorted(await self._feed.open_goals())[: self._max_goals]:
+            watched = self._watch(goal_id, owner)
+            async with self._turn:
+                await self._catch_up(watched)
+
     async def _watch_clock(self) -> None:
+        try:
+            await self._resume()
+        except (NatsError, TimeoutError) as error:
+            log.warning("open goals could not be read; they are met at their next event", error=str(error))
         while not self._stopping:
             await asyncio.sleep(_TICK_SECONDS)
             for watched in list(self._watched.values()):
@@ -192,7 +203,7 @@ class Auditor:
 
     async def _look(self, watched: Watched) -> None:
         """What the clock finds; what could not be said is said at the next tick."""
-        if not self._something_due(watched.audit):
+        if not watched.unsaid and not self._something_due(watched.audit):
             return
         try:
             await self._catch_up(watched)  # another reflector may have taken the newest events

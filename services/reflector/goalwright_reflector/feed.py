@@ -75,22 +75,35 @@ class EventFeed:
 
     async def replay(self, owner: str, goal_id: str, after: int) -> AsyncIterator[tuple[Event, int]]:
         """The events of one goal behind stream sequence `after`, to the end, each with its sequence."""
-        config = ConsumerConfig(
-            ack_policy=AckPolicy.NONE,
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=after + 1,
-            inactive_threshold=_REPLAY_SECONDS,
-        )
+        config = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=after + 1)
+        async for message in self._stored(subjects.events_of(goal_id, owner), config):
+            yield await self.read(message), message.metadata.sequence.stream
+
+    async def open_goals(self) -> set[tuple[str, str]]:
+        """(owner, goal_id) of the goals that the stream knows as accepted and not as finished."""
+        accepted = await self._goals("goal.accepted")
+        return accepted - await self._goals("goal.finished")
+
+    async def _goals(self, kind: str) -> set[tuple[str, str]]:
+        config = ConsumerConfig(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT, headers_only=True)
+        found = set()
+        async for message in self._stored(subjects.event("*", "*", kind), config):
+            _, owner, goal_id, *_ = message.subject.split(".")
+            found.add((owner, goal_id))
+        return found
+
+    async def _stored(self, subject: str, config: ConsumerConfig) -> AsyncIterator[Msg]:
+        """What the stream holds of a subject, through a consumer of the moment."""
+        config = config.evolve(ack_policy=AckPolicy.NONE, inactive_threshold=_REPLAY_SECONDS)
         pull = await self._js.pull_subscribe(
-            subjects.events_of(goal_id, owner), stream=subjects.EVENTS, config=config,
-            inbox_prefix=self._inbox,
-        )  # fmt: skip
+            subject, stream=subjects.EVENTS, config=config, inbox_prefix=self._inbox
+        )
         try:
             left = (await pull.consumer_info()).num_pending or 0
             while left:
                 for message in await pull.fetch(_BATCH, timeout=_REPLAY_SECONDS):
                     left = message.metadata.num_pending
-                    yield await self.read(message), message.metadata.sequence.stream
+                    yield message
         finally:
             with contextlib.suppress(NatsError):
                 await pull.unsubscribe()

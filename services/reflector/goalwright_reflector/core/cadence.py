@@ -28,6 +28,8 @@ def review_due(audit: Audit, now: datetime, rules: Rules) -> str | None:
         return f"{completions} tasks were completed since the last look"
     if reviews.a_task_died:
         return "a planned task has died"
+    if completions and audit.left == 1 and plan.total > rules.review_every_completions:
+        return "one task is left: the last chance for another plan"
     spent = audit.spent_usd - reviews.spent_usd
     if completions and audit.budget_usd and spent >= rules.review_every_budget_share * audit.budget_usd:
         return f"{spent:.2f} USD were spent since the last look"

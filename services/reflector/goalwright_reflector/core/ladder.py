@@ -18,6 +18,7 @@ PLANNED: dict[str, tuple[Action, ...]] = {
     "repetition": _LOOP,
     "ping_pong": _LOOP,
     "no_new_evidence": ("note", "retry", "replan", "pause"),
+    "near_duplicate": ("note", "retry", "replan", "pause"),
     "same_failure": ("replan", "pause"),
     "revision_oscillation": ("pause",),
     "off_topic": ("pause",),

@@ -28,6 +28,8 @@ class Rules:
     stale_limit: int = 10
     ping_pong: int = 6
     same_failures: int = 3
+    near_duplicates: int = 3
+    near_duplicate_similarity: float = 0.9
     useless_cost_share: float = 0.2
     budget_risk_share: float = 0.5
     deadline_risk_share: float = 0.25
@@ -162,6 +164,7 @@ class Audit:
     seen: Mapping[str, None] = field(default_factory=dict)
     freshness: tuple[tuple[bool, str], ...] = ()
     turns: tuple[tuple[str, str, str], ...] = ()
+    answers: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     shapes: tuple[str, ...] = ()
     rungs: Mapping[tuple[str, str], int] = field(default_factory=dict)
     said: Mapping[str, None] = field(default_factory=dict)

@@ -26,3 +26,15 @@ def stale(fresh: Sequence[bool], window: int, limit: int) -> bool:
     """Whether at least `limit` of the last `window` results brought nothing that was not known."""
     tail = fresh[-window:]
     return len(tail) == window and sum(not new for new in tail) >= limit
+
+
+def similarity(a: str, b: str) -> float:
+    """How much of two texts is the same, from 0 to 1: Jaccard index of their trigrams, case and spacing
+    ignored."""
+    one, other = _trigrams(a), _trigrams(b)
+    return len(one & other) / len(one | other) if one and other else 0.0
+
+
+def _trigrams(text: str) -> set[str]:
+    plain = " ".join(text.lower().split())
+    return {plain[i : i + 3] for i in range(len(plain) - 2)}
