@@ -7,6 +7,7 @@ answer can move the cursor or colour the screen.
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -64,6 +65,20 @@ def clean(text: object, *, lines: bool = False) -> str:
     kept = (c if not unicodedata.category(c).startswith("C") or c in "\n\t" else "" for c in str(text))
     whole = "".join(kept)
     return whole if lines else " ".join(whole.split())
+
+
+def gist(text: object, most: int) -> str:
+    """One line of at most `most` characters: whole, else its first sentence, else cut."""
+    whole = clean(text)
+    if len(whole) <= most:
+        return whole
+    sentence = re.split(r"(?<=[.!?]) ", whole, maxsplit=1)[0]
+    return sentence if len(sentence) <= most else whole[: most - 1] + "…"
+
+
+def said(summary: str, most: int) -> str:
+    """A task's summary; the JSON of a structured answer says nothing to people."""
+    return "" if summary.lstrip().startswith(("{", "[")) else gist(summary, most)
 
 
 def clock(seconds: float) -> str:
@@ -222,14 +237,14 @@ def detail(task: TaskView, view: GoalView, now: datetime) -> str:
         case "dead":
             return clean(task.error) or "failed"
         case "succeeded":
-            return clean(task.summary)
+            return said(task.summary, 200)
         case _:
             return f"{task.state}: {clean(task.error)}" if task.error else task.state
 
 
 def _tries(task: TaskView) -> list[str]:
     found = [f"turn {task.turn + 1}"] if task.turn else []
-    return [*found, f"try {task.failures + 1} (was: {clean(task.error)})"] if task.failures else found
+    return [*found, f"try {task.failures + 1} (was: {gist(task.error, 80)})"] if task.failures else found
 
 
 def _children(task: TaskView, view: GoalView) -> str:
@@ -282,7 +297,7 @@ def _hang(line: Text, width: int | None, indent: int) -> list[Text]:
 def _tell(view: GoalView, event: Event) -> tuple[str, str, str] | None:
     """An event as (word, style, sentence)."""
     data, task = event.data, view.tasks.get(event.task_id or "")
-    name = f"{task.name} ({role(task.lane)})" if task else str(data.get("key", ""))
+    name = f"{gist(task.name, 60)} ({role(task.lane)})" if task else str(data.get("key", ""))
     match event.kind:
         case "goal.accepted":
             return "accepted", "cyan", f"goal {view.goal_id}"
@@ -299,11 +314,11 @@ def _tell(view: GoalView, event: Event) -> tuple[str, str, str] | None:
         case "approval.answered":
             return "answered", "cyan", str(data.get("answer") or name)
         case "reflection.signalled":
-            return "reflector", "yellow", _words(data, "signal", "message")
+            return "reflector", "yellow", gist(_words(data, "signal", "message"), 200)
         case "reflection.reviewed":
-            return "reflector", "cyan", _words(data, "summary") or "on track"
+            return "reflector", "cyan", gist(_words(data, "summary"), 200) or "on track"
         case "replan.requested":
-            return "reflector", "yellow", f"asks for another plan: {_words(data, 'reason')}"
+            return "reflector", "yellow", f"asks for another plan: {gist(_words(data, 'reason'), 200)}"
         case "progress.reported":
             return "progress", "dim", _words(data, "summary", "message", "text") or _sums(view)
         case "feedback.received" | "note.posted":
@@ -317,22 +332,19 @@ def _tell_task(
     view: GoalView, verb: str, task: TaskView, name: str, data: Mapping[str, Any]
 ) -> tuple[str, str, str] | None:
     match verb:
+        case "dispatched" if task.failures:
+            return "started", "cyan", f"{name}, try {task.failures + 1}"
         case "dispatched":
-            extra = ", ".join(_tries(task))
-            return "started", "cyan", f"{name}{': ' + extra if extra else ''}"
+            return ("started", "cyan", name) if task.turn == 0 else None
         case "expanded":
-            tasks = data.get("tasks") or []
-            keys = [str(row.get("key")) for row in tasks]
-            return "asks", "cyan", f"{name}: {_few(keys)}" if keys else f"{name}: another turn"
+            names = [str(row.get("title") or row.get("key")) for row in data.get("tasks") or []]
+            return ("waits", "cyan", f"{name} for {_few(names)}") if names else None
         case "succeeded":
-            facts = [
-                brief(task.seconds) if task.seconds else "",
-                money(task.cost_usd) if task.cost_usd else "",
-            ]
-            said = " · ".join(fact for fact in (*facts, task.summary) if fact)
-            return "done", "green", f"{name}: {said}" if said else name
+            time, cost = brief(task.seconds), money(task.cost_usd) if task.cost_usd else ""
+            facts = " · ".join(fact for fact in (time, cost, said(task.summary, 140)) if fact)
+            return "done", "green", f"{name}: {facts}"
         case "failed":
-            return "failed", "red", f"{name}: {task.error}; {_after_failure(view, task)}"
+            return "failed", "red", f"{name}: {gist(task.error, 200)}; {_after_failure(view, task)}"
         case "retried":
             return "again", "yellow", name
         case "throttled":
@@ -379,7 +391,7 @@ def replan_sentence(view: GoalView, number: int = -1) -> str:
     changes = [f"adds {_few(list(found.added))}"] if found.added else []
     changes += [f"drops {_few(list(found.dropped))}"] if found.dropped else []
     what = " and ".join(changes) or "corrects estimates"
-    why = found.reason or found.summary
+    why = gist(found.reason or found.summary, 160)
     return f"revision {found.revision} {what}{': ' + why if why else ''}"
 
 
@@ -462,13 +474,14 @@ def closing(
     head = Text()
     head.append(view.status.replace("_", " "), STYLES.get(view.status, "bold"))
     head.append(f"  {view.goal_id}  {clock(seconds)}  ")
-    head.append(f"{counts.get('succeeded', 0)} of {plural(sum(counts.values()), 'task')}")
+    wanted = sum(count for state, count in counts.items() if state != "cancelled")
+    head.append(f"{counts.get('succeeded', 0)} of {plural(wanted, 'task')}")
     head.append(f", {plural(len(view.replans) + 1, 'plan')}" if view.contract else "")
-    head.append(f": {clean(view.reason)}" if view.reason else "")
+    head.append(f": {gist(view.reason, 300)}" if view.reason else "")
     rows: list[tuple[str, object]] = [("delivered", _delivered(item)) for item in delivered]
     rows += [("missing", ", ".join(view.missing))] if view.missing else []
     rows += [("cost", bill_sentence(bill))]
-    rows += [("repair", sentence) for sentence in view.repairs]
+    rows += [("repair", gist(sentence, 240)) for sentence in view.repairs]
     rows += [("replan", replan_sentence(view, number)) for number in range(len(view.replans))]
     rows += [("note", note) for note in notes(bill)]
     rows += [("next", hint) for hint in hints]

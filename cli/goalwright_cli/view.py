@@ -13,6 +13,9 @@ from typing import Any
 
 from goalwright_shared.messages import ArtifactRef, BadMessage, Event, parse_lenient_value
 
+_GIST = 500
+"""How much of an error or a reason is kept."""
+
 FINAL = frozenset({"succeeded", "dead", "cancelled", "skipped"})
 WAITING = frozenset({"blocked", "ready"})
 ENDED = frozenset({"done", "partial", "stopped_loop", "stopped_off_topic", "failed", "cancelled"})
@@ -48,6 +51,8 @@ class TaskView:
     @property
     def name(self) -> str:
         """What to call it: its title, else its key."""
+        if not self.title and self.lane == "plan" and self.parent is None:
+            return "Plan the goal"
         return self.title or self.key
 
     @property
@@ -238,17 +243,17 @@ def _plan_adopted(view: GoalView, event: Event) -> GoalView:
 def _plan_revised(view: GoalView, event: Event) -> GoalView:
     data = event.data
     added = _dicts(data.get("added"))
-    dropped = _dicts(data.get("dropped"))
+    reasons = {_text(row.get("key")): _text(row.get("reason")) for row in _dicts(data.get("dropped"))}
+    names = {task.key: task.name for task in view.tasks.values() if task.parent == event.task_id}
     replan = Replan(
         revision=int(_number(data.get("revision"))),
         reason=_text(data.get("reason")),
         summary=_text(data.get("summary")),
         added=tuple(_text(task.get("title")) or _text(task.get("key")) for task in added),
-        dropped=tuple(_text(task.get("key")) for task in dropped),
+        dropped=tuple(names.get(key, key) for key in reasons),
     )
     view = replace(view, replans=(*view.replans, replan))
     view = _add_tasks(view, event, added)
-    reasons = {_text(task.get("key")): _text(task.get("reason")) for task in dropped}
     gone = [
         replace(task, state="cancelled", since=event.at, error=f"dropped: {reasons[task.key]}")
         for task in view.tasks.values()
@@ -447,8 +452,7 @@ def _replan_requested(view: GoalView, event: Event) -> GoalView:
     task = _task_of(view, event)
     if task is None:
         return view
-    title = f"Replan: {_gist(_text(event.data.get('reason')))}"
-    task = replace(task, title=title, lane="plan", state="ready")
+    task = replace(task, title=f"Replan {len(view.replans) + 1}", lane="plan", state="ready")
     return _put(view, replace(task, parent=view.root, generation=view.generation))
 
 
@@ -505,7 +509,7 @@ def _text(value: Any) -> str:
 def _gist(text: str) -> str:
     """The line that says it: the last one of a traceback, else the first."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()] or [""]
-    return lines[-1] if "Traceback" in text else lines[0]
+    return (lines[-1] if "Traceback" in text else lines[0])[:_GIST]
 
 
 def _number(value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,33 +81,38 @@ async def conclude(
 
 def _hints(view: GoalView, *, fetched: bool, own: bool) -> list[str]:
     """The next command to try; a system that stops with `run` is started for good first."""
+    me, goal_id = _me(), view.goal_id
     if own:
-        return [
-            f"goalwright up   (then, elsewhere: goalwright graph {view.goal_id})",
-            'make run GOAL="…" FILE=…',
-        ]
-    fetch = [] if fetched or not view.deliverables else [f"goalwright artifacts {view.goal_id} --out DIR"]
-    return [*fetch, f"goalwright graph {view.goal_id}", f'goalwright feedback {view.goal_id} "…"']
+        run, up = ("goalwright run", "goalwright up") if me == "goalwright" else ("make run", "make up")
+        mine = f'{run} --file your.csv "…"' if me == "goalwright" else f'{run} GOAL="…" FILE=your.csv'
+        return [mine, f"{up} (keeps a system running; then, elsewhere: {me} graph {goal_id})"]
+    fetch = [] if fetched or not view.deliverables else [f"{me} artifacts {goal_id} --out DIR"]
+    return [*fetch, f"{me} graph {goal_id}", f'{me} feedback {goal_id} "…"']
+
+
+def _me() -> str:
+    """This command as the person types it: under `make` it is not on their path."""
+    return ".venv/bin/goalwright" if "MAKELEVEL" in os.environ else "goalwright"
 
 
 def _unfinished(ending: Ending, *, own: bool) -> list[Text]:
+    """Why following ended before the goal did, and the command to come back."""
     from rich.text import Text
 
-    goal_id = ending.view.goal_id
-    more = f"goalwright budget {goal_id} +1"
+    me, goal_id = _me(), ending.view.goal_id
     what = {
         exits.DETACHED: "Detached.",
         exits.TIMED_OUT: "The time is up; the goal is still at work.",
-        exits.WAITING: "The goal waits for a person: see `goalwright inbox`.",
-        exits.BUDGET: f"The budget is used up: `{more}` adds a dollar.",
+        exits.WAITING: f"The goal waits for a person: see `{me} inbox`.",
+        exits.BUDGET: f"The budget is used up: `{me} budget {goal_id} +1` adds a dollar.",
     }
-    goes_on = (
-        "The system that this command started stops now; its data stays, and the goal goes on at the next\n"
-        f"  goalwright up\nRe-attach then with\n  goalwright watch {goal_id}"
-        if own
-        else f"The goal goes on. Re-attach with\n  goalwright watch {goal_id}"
-    )
-    return [Text(), Text(f"{what.get(ending.code, '')} {goes_on}")]
+    goes_on = "The goal goes on."
+    if own:
+        goes_on = (
+            "The system that this command started stops now. Its data stays, and the goal goes on at the next\n"
+            f"  {me} up\n"
+        )
+    return [Text(), Text(f"{what.get(ending.code, '')} {goes_on} Re-attach with\n  {me} watch {goal_id}")]
 
 
 def _document(ending: Ending, bill: Bill, delivered: list[Delivered], folder: Path | None) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_dropped_tasks_are_cancelled_and_counted() -> None:
     )
     seen = fold(events([*BEGIN, dropped]))
     assert (seen.tasks["3"].state, seen.tasks["3"].error) == ("cancelled", "dropped: no figures")
-    assert seen.replans[0].dropped == ("chart",)
+    assert seen.replans[0].dropped == ("Draw the charts",)
 
 
 def test_a_plan_too_large_to_be_told_is_counted_and_filled_in_as_it_runs() -> None:
