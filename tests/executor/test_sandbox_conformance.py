@@ -18,13 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from executor.conftest import LIMITS, Bench, left
 from goalwright_executor import core
 from goalwright_executor.core import Limit
 from goalwright_executor.sandbox import seccomp
 from goalwright_executor.sandbox.docker import Docker
 from goalwright_shared.messages import ProgramSpec
 from support.waiting import eventually
+
+from executor.conftest import LIMITS, Bench, left
 
 MARK = f"trace-{uuid.uuid4().hex}"
 """An argument of every hostile program: by it we find what is left of one."""
@@ -270,8 +271,10 @@ async def test_a_sparse_file_cannot_outgrow_the_collector(spotless: Bench) -> No
 async def test_files_of_the_host_are_out_of_reach(spotless: Bench, folder: Path) -> None:
     secret = folder / "secret"
     secret.write_text(MARK)
-    paths = [str(secret), "/etc/shadow", "/root/.bashrc", str(Path(__file__)), "/proc/1/environ", "/proc/1/root/etc/shadow",
-             f"/proc/{os.getpid()}/environ", "/dev/sda", "/dev/vda", "/dev/mem", "/proc/kcore"]  # fmt: skip
+    paths = [
+        *(str(secret), "/etc/shadow", "/root/.bashrc", str(Path(__file__)), f"/proc/{os.getpid()}/environ"),
+        *("/proc/1/environ", "/proc/1/root/etc/shadow", "/proc/kcore", "/dev/vda", "/dev/mem"),
+    ]
     source = (
         "import json, sys\nfor path in json.load(open('in/paths')):\n"
         "    try: data = open(path, 'rb').read(200)\n    except OSError: continue\n"

@@ -30,16 +30,18 @@ def collect_outputs(specs: Sequence[OutputSpec], job: Job, limits: Limits, run: 
     """Every declared output, in order; raises `Fault` (`missing_output`, `refused_output`)."""
     store = job.outputs.with_suffix("")
     store.mkdir()
-    printed = [_printed(spec, run, store) for spec in specs if spec.name in core.PRINTED]
     files = [spec for spec in specs if spec.name not in core.PRINTED]
-    if not files:
-        return printed
+    taken = {one.spec.name: one for one in _taken(files, job, limits, store)} if files else {}
+    return [taken.get(spec.name) or _printed(spec, run, store) for spec in specs]
+
+
+def _taken(specs: Sequence[OutputSpec], job: Job, limits: Limits, store: Path) -> list[Produced]:
     if not job.outputs.exists():
         raise Fault.of("refused_output", "the program replaced its folder out/ by something else")
     try:
         with tarfile.open(job.outputs, "r:") as archive:
             entries = collect.read_entries(archive, max_bytes=limits.disk_bytes)
-            return printed + [_taken(spec, archive, entries, store) for spec in files]
+            return [_take(spec, archive, entries, store) for spec in specs]
     except collect.Refused as refused:
         raise Fault.of("refused_output", f"out/ is refused: {refused}") from refused
     except (tarfile.TarError, EOFError) as error:
@@ -62,7 +64,7 @@ def _printed(spec: OutputSpec, run: Run, store: Path) -> Produced:
     return Produced(spec, path, None)
 
 
-def _taken(spec: OutputSpec, archive: tarfile.TarFile, entries: collect.Entries, store: Path) -> Produced:
+def _take(spec: OutputSpec, archive: tarfile.TarFile, entries: collect.Entries, store: Path) -> Produced:
     chosen = core.choose(spec, entries.kinds)
     if isinstance(chosen, Refusal):
         raise Fault.of(chosen.code, chosen.message)

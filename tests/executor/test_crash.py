@@ -1,0 +1,96 @@
+"""SIGKILL of an executor: its programs die with it, and the next one sweeps its disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from goalwright_executor.sandbox.bubblewrap import Bubblewrap
+from goalwright_executor.scratch import Scratch
+from support.waiting import eventually
+
+_EXECUTOR = """
+import asyncio, sys
+from pathlib import Path
+from goalwright_executor.core import Limits
+from goalwright_executor.sandbox.bubblewrap import Bubblewrap
+from goalwright_executor.sandbox.port import Job
+from goalwright_executor.scratch import Scratch
+from goalwright_shared.messages import ProgramSpec
+
+async def main():
+    scratch, sandbox = Scratch(Path(sys.argv[1])), Bubblewrap(slots=1)
+    await scratch.start()
+    assert await sandbox.check() is None
+    async with scratch.folder() as home:
+        (home / "job" / "in").mkdir(parents=True)
+        source = (
+            "import os, time\\nos.fork()\\nif os.fork() == 0: os.setsid()\\n"
+            "print('up', flush=True)\\ntime.sleep(600)"
+        )
+        (home / "job" / "main.py").write_text(source)
+        job = Job(ProgramSpec(source=source, args=[sys.argv[2]]), home / "job", home / "outputs.tar")
+        limits = Limits(600, 1 << 28, 16, 1 << 20, 1 << 20)
+        await sandbox.run(job, limits, lambda data: (sys.stdout.buffer.write(data), sys.stdout.flush()))
+
+asyncio.run(main())
+"""
+
+
+def carrying(mark: str, *, but: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "cmdline").read_bytes() and int(folder.name) != but:
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_sigkill_of_the_executor_leaves_no_process_and_no_folder(folder: Path) -> None:
+    sandbox = Bubblewrap(slots=1)
+    problem = await sandbox.check()
+    await sandbox.close()
+    if problem is not None:
+        pytest.skip(f"bubblewrap does not isolate here: {problem}")
+    mark = f"crash-{uuid.uuid4().hex}"
+    command = [sys.executable, "-c", _EXECUTOR, str(folder), mark]
+    executor = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    try:
+        assert executor.stdout is not None
+        ups = 0
+        while ups < 4:
+            ups += (await asyncio.wait_for(executor.stdout.read(100), 20)).count(b"up")
+        assert len(carrying(mark, but=executor.pid)) >= 4
+    finally:
+        os.kill(executor.pid, signal.SIGKILL)
+        await executor.wait()
+    await eventually(lambda: carrying(mark, but=executor.pid) == [])
+    [left] = contents(folder)
+    after = Scratch(folder)
+    await after.start()
+    assert left not in contents(folder)
+    await after.stop()
+    assert contents(folder) == []
+
+
+async def test_a_living_executors_folder_is_not_swept(folder: Path) -> None:
+    first, second = Scratch(folder), Scratch(folder)
+    await first.start()
+    async with first.folder() as home:
+        await second.start()
+        assert home.name in contents(home.parent)
+        await second.stop()
+    await first.stop()
+    assert contents(folder) == []
