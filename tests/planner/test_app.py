@@ -10,8 +10,9 @@ import nats
 import pytest
 from goalwright_planner import texts
 from goalwright_planner.app import build
-from goalwright_planner.core.cards import plan_messages
+from goalwright_planner.core.cards import plan_messages, revise_card, revise_messages
 from goalwright_planner.core.compiler import PLAN_LANE
+from goalwright_planner.core.revision import Revision, Situation, Standing, compile_revision
 from goalwright_planner.settings import PlannerSettings, lanes
 from goalwright_rehearsal import answers
 from goalwright_shared import lifecycle, subjects, topology
@@ -75,7 +76,8 @@ async def test_planner_without_topology_says_what_to_run(settings: PlannerSettin
 
 def rehearsed(card: dict[str, Any], title: str) -> Any:
     """What the rehearsal model answers to the planner's own prompt."""
-    messages = [one.model_dump(exclude_none=True) for one in plan_messages(texts.load(), card)]
+    prompt = (plan_messages if title == "Plan" else revise_messages)(texts.load(), card)
+    messages = [one.model_dump(exclude_none=True) for one in prompt]
     form = {"type": "json_schema", "json_schema": {"name": title, "schema": {}}}
     reply = answers.answer({"model": "rehearsal", "messages": messages, "response_format": form})
     return json.loads(reply.text or "")
@@ -94,3 +96,26 @@ async def test_the_rehearsed_plan_needs_no_mending_and_its_revision_none_either(
     assert isinstance(outcome, Expand)
     assert outcome.continuation is None
     assert outcome.warnings == []
+    assert_revised(outcome, card)
+
+
+def assert_revised(plan: Expand, plan_card: dict[str, Any]) -> None:
+    """The revision that follows up the profile compiles as it was written."""
+    done = ("clean", "profile")
+    tasks = tuple(
+        Standing(
+            key=one.key,
+            state="succeeded" if one.key in done else "blocked",
+            inputs=tuple(one.inputs),
+            outputs=tuple(out.name for out in one.outputs),
+        )
+        for one in plan.tasks
+    )
+    exports = tuple(one.name for one in plan.deliverables)
+    at = Situation(tasks, ("orders",), exports, tuple(lane["name"] for lane in plan_card["lanes"]))
+    request = root(replan={})
+    card = revise_card(request, at, request.lanes, {"reason": "look closer"})
+    revision = compile_revision(rehearsed(card, "Revision"), at)
+    assert isinstance(revision, Revision), revision
+    assert revision.warnings == []
+    assert [operation.op for operation in revision.operations] == ["drop", "add", "add"]

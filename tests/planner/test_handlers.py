@@ -542,6 +542,12 @@ async def test_excerpts_are_of_text_only_short_and_without_secrets() -> None:
     assert "sk-abc" not in await excerpt(secret, artifacts)
 
 
+async def test_many_inputs_share_the_room_for_excerpts(world: World) -> None:
+    refs = {f"i{n}": ArtifactRef.of_text(f"i{n}", "x" * 3000) for n in range(100)}
+    _, card = prompt_of(await world.perform(root().model_copy(update={"inputs": refs})))
+    assert {len(one["excerpt"]) for one in card["inputs"]} == {240}
+
+
 async def test_a_large_object_is_not_fetched_for_its_first_lines() -> None:
     artifacts = MemoryArtifacts()
     big = await artifacts.put_bytes("big", ArtifactType.TABLE, b"1,2\n" * 600_000)

@@ -39,6 +39,8 @@ from goalwright_planner.core.schemas import PLAN, REVISION, Schema
 from goalwright_planner.settings import PlannerSettings, limits
 
 _EXCERPT_CHARS = 2000
+_EXCERPTS_CHARS = 24_000
+"""Of all inputs together: many inputs get shorter excerpts, so that the prompt stays within a model's reach."""
 _READ_BYTES = 2 * 1024 * 1024
 """Objects above this size are not fetched for their first lines."""
 _GRAPH_PAGES = 50
@@ -176,7 +178,8 @@ class Planner:
     async def _plan_prompt(
         self, work: Work, attempt: Attempt, brief: Brief, feedback: str = ""
     ) -> list[ChatMessage]:
-        excerpts = {name: await excerpt(ref, attempt.artifacts) for name, ref in work.inputs.items()}
+        share = min(_EXCERPT_CHARS, _EXCERPTS_CHARS // max(1, len(work.inputs)))
+        excerpts = {name: await excerpt(ref, attempt.artifacts, share) for name, ref in work.inputs.items()}
         lanes = briefs.offered_lanes(work, self._limits)
         return cards.plan_messages(self._prompts, cards.plan_card(work, brief, lanes, excerpts, feedback))
 
@@ -191,14 +194,14 @@ class Planner:
         )
 
 
-async def excerpt(ref: ArtifactRef, artifacts: Artifacts) -> str:
-    """The first 2,000 characters of a text-like artifact, secrets masked; "" of anything else."""
+async def excerpt(ref: ArtifactRef, artifacts: Artifacts, chars: int = _EXCERPT_CHARS) -> str:
+    """The first characters of a text-like artifact, secrets masked; "" of anything else."""
     textual = ref.media_type.startswith(_TEXT_MEDIA) or ref.type in (ArtifactType.TEXT, ArtifactType.JSON)
     if not textual or (ref.inline is None and ref.size > _READ_BYTES):
         return ""
     data = ref.inline.encode() if ref.inline is not None else await artifacts.get_bytes(ref)
     head = data[: 4 * _EXCERPT_CHARS]
-    return "" if b"\0" in head else redact(head.decode(errors="ignore"))[:_EXCERPT_CHARS]
+    return "" if b"\0" in head else redact(head.decode(errors="ignore"))[:chars]
 
 
 async def _graph(work: Work, attempt: Attempt) -> list[dict[str, Any]]:

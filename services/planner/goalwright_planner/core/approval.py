@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from goalwright_shared.messages import Expand, TaskSpec
 
+_TASKS_SHOWN = 50
 OPTIONS = ["approve", "reject"]
 _YES = frozenset({"approve", "approved", "yes", "y", "ok", "okay", "go"})
 _NO = frozenset({"reject", "rejected", "no", "n"})
@@ -40,7 +41,8 @@ def question_text(plan: Expand, usd: float | None, budget_left_usd: float) -> st
         lines += [f"Constraint: {text}" for text in contract.constraints]
         lines += [f"Assumes: {text}" for text in contract.assumptions]
         lines += [f"Takes as answer to “{one.text}”: {one.default or 'none'}" for one in contract.questions]
-    lines += ["Tasks:", *(_line(task) for task in plan.tasks)]
+    lines += ["Tasks:", *(_line(task) for task in plan.tasks[:_TASKS_SHOWN])]
+    lines += [f"  … and {len(plan.tasks) - _TASKS_SHOWN} more"] if len(plan.tasks) > _TASKS_SHOWN else []
     lines += [f"Note: {text}" for text in plan.warnings]
     tokens = sum(task.effort.tokens_in + task.effort.tokens_out for task in plan.tasks)
     cost = f"about {usd:.4f} USD" if usd is not None else "cost unknown"

@@ -17,6 +17,8 @@ from goalwright_planner.core.schemas import PLAN, REVISION, Schema
 _TASKS_SHOWN = 200
 """Tasks of a plan in a card; of more, those that are still open come first."""
 
+_SUMMARY_CHARS = 300
+
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
@@ -91,7 +93,7 @@ def revise_card(
                 "inputs": list(task.inputs),
                 "outputs": list(task.outputs),
                 "after": list(task.after),
-                "summary": task.summary,
+                "summary": task.summary[:_SUMMARY_CHARS],
             }
             for task in ordered[:_TASKS_SHOWN]
         ],

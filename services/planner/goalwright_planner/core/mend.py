@@ -120,7 +120,8 @@ def settle_inputs(
             if written in everything:
                 found[written] = None
                 continue
-            producers = [by_key[key] for key in meant.get(written, ()) if key in by_key and key != draft.key]
+            keys = [key for key in meant.get(written, [written]) if key != draft.key]
+            producers = [by_key[key] for key in keys if key in by_key]
             meaning = [output.name for producer in producers for output in producer.outputs]
             if not meaning:
                 close = names.match(written, sorted(everything - own))
