@@ -56,7 +56,7 @@ async def outcomes(client: Client, count: int) -> list[Outcome]:
     async def arrived() -> bool:
         return (await js.stream_info(subjects.OUTCOMES)).state.messages >= count
 
-    await eventually(arrived)  # type: ignore[arg-type]  # mypy cannot tell T from Awaitable[T]
+    await eventually(arrived)
     found = [await js.get_msg(subjects.OUTCOMES, seq) for seq in range(1, count + 1)]
     return [parse_outcomes(message.data or b"", trusted=True)[0][0] for message in found]
 

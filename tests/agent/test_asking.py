@@ -50,6 +50,23 @@ async def test_answer_goes_to_the_one_output_with_its_bill(agent: Agent, model: 
     assert (outcome.call.finish_reason, outcome.call.request_id) == ("stop", "req-1")
 
 
+@pytest.mark.parametrize(
+    ("answer", "summary"),
+    [
+        ('{"score": 1, "summary": "all is well"}', "all is well"),
+        ('{"score": 1}', '{"score": 1}'),
+        ('{"text": "' + "long " * 100 + '"}', '{"text": "' + "long " * 58 + "…"),
+    ],
+)
+async def test_summary_is_what_the_answer_says_of_itself(
+    agent: Agent, model: ModelServer, answer: str, summary: str
+) -> None:
+    model.next(says(answer))
+    outcome = await Play(agent).to_end(work_of(ask({"type": "object"})))
+    assert outcome.kind == "done"
+    assert outcome.summary == summary
+
+
 async def test_schema_is_sent_by_its_title_and_also_written_in_the_prompt(
     agent: Agent, model: ModelServer
 ) -> None:

@@ -61,6 +61,16 @@ async def test_429_reads_every_form_of_waiting(
     assert seconds < outcome.retry_after_seconds <= seconds * 1.25 + 0.02
 
 
+async def test_rate_limit_that_advertises_billing_is_no_used_up_quota(
+    agent: Agent, model: ModelServer
+) -> None:
+    said = "Rate limit reached. Add a payment method at https://platform.openai.com/account/billing."
+    outcome = await fault(agent, model, refuses(429, said, "rate_limit_exceeded", retry_after="1"))
+    assert isinstance(outcome, Throttled)
+    assert outcome.reason is not None
+    assert outcome.reason.startswith("rate limited")
+
+
 async def test_429_carries_the_limits_it_was_told(agent: Agent, model: ModelServer) -> None:
     outcome = await fault(agent, model, refuses(429, "slow down", x_ratelimit_limit_requests="60"))
     assert outcome.rate is not None

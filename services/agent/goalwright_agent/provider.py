@@ -49,6 +49,7 @@ _BLOCKED_RETRY_SECONDS = 60.0
 _DEFAULT_RETRY_SECONDS = 5.0
 _JITTER = 0.25
 _NO_KEY = "no key"
+_NO_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|credit balance is too low", re.I)
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.ConnectError)
 
 
@@ -292,7 +293,7 @@ class Provider:
         if lower is not None:
             log.info("dialect learned", model=request.model, dialect=lower.model_dump(), said=said)
             if _is_about_the_server(lower, dialect, request):
-                self._dialects[request.model] = lower
+                self._dialects[request.model] = self.dialect(request.model, lower)
             return Adapted(lower)
         return Broken(
             "bad_request",
@@ -329,9 +330,7 @@ class Provider:
 
     def _limited(self, error: openai.APIStatusError) -> Limited:
         said = _said(error)
-        if error.code == "insufficient_quota" or re.search(
-            r"insufficient_quota|billing|credit balance", said, re.I
-        ):
+        if _NO_QUOTA.search(f"{said} {error.type}"):
             return Limited(
                 _BLOCKED_RETRY_SECONDS,
                 f"{BLOCKED}the quota of the key at {self.base_url} is used up: {said}. Fix: raise the limit "

@@ -9,6 +9,7 @@ from typing import Any
 
 from goalwright_shared.messages import (
     ArtifactRef,
+    ArtifactType,
     CheckResult,
     Done,
     Expand,
@@ -38,6 +39,9 @@ from goalwright_agent.sessions import ANSWER_TYPES, Session
 
 _REPEATED_ANSWER = 4_000
 """Characters of a wrong answer that are sent back with its correction."""
+
+_SELF_TOLD = ("summary", "reason", "objective", "title")
+_SUMMARY = 300
 
 
 async def read_reply(session: Session, reply: Reply, *, cut_at: int) -> Outcome:
@@ -99,7 +103,7 @@ async def _accepted(session: Session, content: str, output: OutputSpec, text: st
     if wrong := _evidence(checks):
         return await _corrected(session, content, wrong)
     outputs = await material.stored(session.attempt.artifacts, [output], {output.name: text})
-    return Done(**ids(session.work), outputs=outputs, summary=_summary_of(text), checks=checks)
+    return Done(**ids(session.work), outputs=outputs, summary=_summary_of(output, text), checks=checks)
 
 
 async def _calls_as_answer(session: Session, reply: Reply) -> Outcome:
@@ -247,5 +251,10 @@ def _evidence(checks: list[CheckResult]) -> list[str]:
     return [f"{check.check}: {check.evidence}" for check in checks if not check.passed]
 
 
-def _summary_of(text: str) -> str:
-    return redact(clip(" ".join(text.split()), 200))
+def _summary_of(output: OutputSpec, text: str) -> str:
+    """One line on an answer, for people: what it says of itself, else how it begins."""
+    value = json.loads(text) if output.type is ArtifactType.JSON else None
+    told = value if isinstance(value, dict) else {}
+    own = next((told[name] for name in _SELF_TOLD if isinstance(told.get(name), str) and told[name]), None)
+    line = " ".join((own or text).split())
+    return redact(line if len(line) <= _SUMMARY else f"{line[:_SUMMARY]}…")

@@ -98,10 +98,13 @@ async def resume(work: Work, attempt: Attempt, state: State) -> State:
     results = {}
     for child in work.children:
         if child.key in tools:
-            program = await _program_report(work, attempt, child) if tools[child.key] == "run_program" else {}
-            outputs = await material.describe(attempt.artifacts, child.outputs, 2_000 if program else 12_000)
+            is_program = tools[child.key] == "run_program"
+            program = await _program_report(work, attempt, child) if is_program else {}
+            outputs = await material.describe(
+                attempt.artifacts, child.outputs, 2_000 if is_program else 12_000
+            )
             result = child_result(child, program, outputs)
-            results[child.key] = result if tools[child.key] == "run_program" else result | {"exit_code": None}
+            results[child.key] = result if is_program else result | {"exit_code": None}
     return resumed(state, results, work.children)
 
 

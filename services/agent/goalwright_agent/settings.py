@@ -146,10 +146,10 @@ def pools(settings: AgentSettings) -> list[PoolLimit]:
     ]
 
 
-def served_lanes(settings: AgentSettings, names: str | None = None) -> list[str]:
-    """The lanes this process serves; `names` (comma separated) overrides the setting. Raises Refused."""
+def served_lanes(settings: AgentSettings) -> list[str]:
+    """The lanes this process serves. Raises Refused."""
     known = [*(role.lane for role in load_roles(settings.roles).values()), ASK, EMBED]
-    wanted = [name.strip() for name in (names or settings.roles_served).split(",") if name.strip()]
+    wanted = [name.strip() for name in settings.roles_served.split(",") if name.strip()]
     unknown = [name for name in wanted if f"agent.{name}" not in known]
     if unknown:
         raise Refused(
