@@ -57,6 +57,7 @@ class EmbeddedPostgres:
                 binaries() / "postgres", "-D", self._data,
                 "-c", "listen_addresses=", "-c", f"unix_socket_directories={self._socket}",
                 "-c", "unix_socket_permissions=0700", "-c", "max_connections=100",
+                "-c", "shared_buffers=256MB", "-c", "max_wal_size=2GB",
                 *(part for option in self._options for part in ("-c", option)),
             ],
             log=self._log,

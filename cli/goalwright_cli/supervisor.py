@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TextIO
 
 from goalwright_shared import subjects
 from goalwright_shared.errors import GoalwrightError, Unreachable
@@ -520,22 +520,21 @@ async def _own_system(settings: SystemSettings, on_step: Step) -> AsyncIterator[
         )  # fmt: skip
     try:
         with said.open() as lines:
-            run = await _until_ready(
-                settings.home, process, lambda: [on_step(line.rstrip()) for line in lines]
-            )
+            run = await _until_ready(settings.home, process, lines, on_step)
         yield run
     finally:
         await processes.stop(process, grace_seconds=settings.drain_seconds + 30)
 
 
 async def _until_ready(
-    home: Path, process: subprocess.Popen[bytes], hear: Callable[[], object]
+    home: Path, process: subprocess.Popen[bytes], said: TextIO, on_step: Step
 ) -> runfile.Run:
     """The system of `home` once it is ready; raises `Unreachable` when its supervisor ends before."""
     while True:
         ended = process.poll() is not None
         run = runfile.read(home)  # after the look at the process: it may end because another system is ready
-        hear()
+        for line in said:
+            on_step(line.rstrip())
         if run is not None:
             return run
         if ended:

@@ -144,7 +144,8 @@ async def apply(js: JetStreamContext, lanes: list[str]) -> list[str]:
             changed.append(f"stream {config.name} created")
         else:
             if _stream_drift(have, config):
-                await js.update_stream(config)
+                # the server refuses to change how an existing stream persists
+                await js.update_stream(config.evolve(persist_mode=have.persist_mode))
                 changed.append(f"stream {config.name} updated")
     try:
         await js.object_store(subjects.ARTIFACTS)
