@@ -42,14 +42,20 @@ class Credentials:
 
 
 class EmbeddedNats:
-    """nats-server on loopback with its store in `home/nats`; the passwords stay the same over restarts."""
+    """nats-server on loopback with its store in `home/nats`; the passwords stay the same over restarts.
+
+    Without `sync`, an acknowledged message may be lost with the machine's power (for tests).
+    """
 
     name = "nats-server"
 
-    def __init__(self, home: Path, *, port: int = 0, lanes: Sequence[str] = BUILT_IN_LANES) -> None:
+    def __init__(
+        self, home: Path, *, port: int = 0, lanes: Sequence[str] = BUILT_IN_LANES, sync: bool = True
+    ) -> None:
         self._folder = home.absolute() / "nats"
         self._log = home.absolute() / "logs" / "nats-server.log"
         self.lanes = lanes
+        self._sync = sync
         self.port = port or processes.free_port()
         self.process: subprocess.Popen[bytes] | None = None
         self._credentials = load_credentials(self._folder, create=True)
@@ -68,8 +74,9 @@ class EmbeddedNats:
         """Write the configuration, start, return when connections are accepted."""
         config = self._folder / "nats.conf"
         text = render_config(
-            f"127.0.0.1:{self.port}", self._folder / "jetstream", self._credentials, lanes=self.lanes
-        )
+            f"127.0.0.1:{self.port}", self._folder / "jetstream", self._credentials, lanes=self.lanes,
+            sync=self._sync,
+        )  # fmt: skip
         _write_private(config, text)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self.process = processes.spawn(
@@ -125,7 +132,12 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def render_config(
-    listen: str, store: Path, credentials: Credentials, *, lanes: Sequence[str] = BUILT_IN_LANES
+    listen: str,
+    store: Path,
+    credentials: Credentials,
+    *,
+    lanes: Sequence[str] = BUILT_IN_LANES,
+    sync: bool = True,
 ) -> str:
     """The server's configuration. A password that starts with `$` names an environment variable."""
     durables = [subjects.work_durable(lane) for lane in lanes]
@@ -136,7 +148,7 @@ listen: "{listen}"
 jetstream {{
   store_dir: {json.dumps(str(store))}
   # An acknowledged goal must survive a power cut. Streams that Postgres can rebuild say persist_mode async.
-  sync_interval: always
+  sync_interval: {"always" if sync else '"2m"'}
 }}
 
 authorization {{

@@ -18,7 +18,7 @@ from goalwright_cli.embedded_nats import EmbeddedNats
 async def nats_server() -> AsyncIterator[EmbeddedNats]:
     """A fresh nats-server (0.1 s) whose store vanishes with the test; `stop()` and `start()` restart it."""
     home = Path(tempfile.mkdtemp(prefix="goalwright-nats-"))
-    server = EmbeddedNats(home)
+    server = EmbeddedNats(home, sync=False)
     await server.start()
     try:
         yield server
