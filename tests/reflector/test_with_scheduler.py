@@ -33,45 +33,42 @@ def of(events: list[Any], kind: str) -> list[Any]:
     return [event["data"] for event in events if event["kind"] == kind]
 
 
-async def test_a_performer_that_does_the_same_for_ever_is_stopped_as_a_loop(reflected: System) -> None:
-    def again(work: Any) -> dict[str, Any]:
-        step = {"key": "step", "lane": "custom.b", "instruction": "look", "outputs": [{"name": "seen"}]}
-        return {"kind": "expand", "tasks": [step], "continuation": {"turns": work["turn"]}}
+def look(work: Any) -> dict[str, Any]:
+    """`search` looks 13 times and is done; `loop` looks for ever."""
+    if work["spec"]["key"] == "search" and work["turn"] == 12:
+        return {"kind": "done", "outputs": {"out": artifact("out", "found")}}
+    whole = {"instruction": f"look for {work['spec']['key']}", "outputs": [{"name": "seen"}]}
+    return {"kind": "expand", "tasks": [{"key": "step", "lane": "custom.b", **whole}], "continuation": {}}
 
-    reflected.perform("custom.a", again)
-    reflected.perform("custom.b")
-    plan = {"tasks": [{"key": "loop", "lane": "custom.a", "outputs": [{"name": "out"}]}]}
-    goal_id = await reflected.submit(text="never ends", plan=plan)
-    ended = await reflected.finished(goal_id)
-    assert ended["status"] == "stopped_loop"
-    assert "the same step 3 times" in ended["reason"]
-    events = await reflected.events(goal_id)
+
+def see(work: Any) -> dict[str, Any]:
+    """There is always something new for `search`, and never for `loop`."""
+    news = work["task_id"] if "search" in work["spec"]["instruction"] else "nothing"
+    return {"kind": "done", "outputs": {"seen": artifact("seen", news)}}
+
+
+async def test_a_task_in_circles_is_stopped_and_one_that_learns_is_left_alone(reflected: System) -> None:
+    reflected.perform("custom.a", look)
+    reflected.perform("custom.b", see)
+    goals = {}
+    for key in ("loop", "search"):
+        plan = {"tasks": [{"key": key, "lane": "custom.a", "outputs": [{"name": "out"}]}]}
+        goals[key] = await reflected.submit(text=key, plan=plan)
+
+    stopped = await reflected.finished(goals["loop"])
+    assert stopped["status"] == "stopped_loop"
+    assert "the same step 3 times" in stopped["reason"]
+    events = await reflected.events(goals["loop"])
     assert [signal["action"] for signal in of(events, "reflection.signalled")] == [
         "note",
         "note",
         "stop_loop",
     ]
     assert of(events, "replan.requested") == []
-    turns = len([1 for key, _, _ in reflected.performed if key == "loop"])
-    assert 9 <= turns < 24
+    assert 9 <= [key for key, _, _ in reflected.performed].count("loop") < 24
 
-
-async def test_a_performer_that_learns_something_each_time_is_left_alone(reflected: System) -> None:
-    def onward(work: Any) -> dict[str, Any]:
-        if work["turn"] == 12:
-            return {"kind": "done", "outputs": {"out": artifact("out", "found")}}
-        step = {"key": "step", "lane": "custom.b", "instruction": "look", "outputs": [{"name": "seen"}]}
-        return {"kind": "expand", "tasks": [step], "continuation": {}}
-
-    def news(work: Any) -> dict[str, Any]:
-        return {"kind": "done", "outputs": {"seen": artifact("seen", f"news of task {work['task_id']}")}}
-
-    reflected.perform("custom.a", onward)
-    reflected.perform("custom.b", news)
-    plan = {"tasks": [{"key": "search", "lane": "custom.a", "outputs": [{"name": "out"}]}]}
-    goal_id = await reflected.submit(text="takes long", plan=plan)
-    assert (await reflected.finished(goal_id))["status"] == "done"
-    assert of(await reflected.events(goal_id), "reflection.signalled") == []
+    assert (await reflected.finished(goals["search"]))["status"] == "done"
+    assert of(await reflected.events(goals["search"]), "reflection.signalled") == []
 
 
 async def test_a_review_finds_a_better_plan_and_the_goal_is_done_by_it(reflected: System) -> None:
