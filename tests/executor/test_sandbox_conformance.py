@@ -72,7 +72,7 @@ async def test_a_program_reads_its_inputs_and_leaves_its_outputs(bench: Bench) -
     run, job = await bench.run(source, args=["-b"], stdin="-c", inputs={"a": b"a"})
     assert (run.exit_code, run.limit) == (0, None), run.stderr
     assert left(job) == {"total": b"a-b-c"}
-    assert run.wall_seconds < 10
+    assert run.wall_seconds < 15
     assert run.sandbox == bench.sandbox.name
 
 
@@ -185,7 +185,7 @@ async def test_an_endless_fork_bomb_dies_at_the_deadline(spotless: Bench) -> Non
         spotless, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", seconds=2
     )
     assert run.limit == Limit.TIMEOUT
-    assert run.wall_seconds < 8
+    assert run.wall_seconds < 15
 
 
 async def test_a_memory_bomb_is_stopped(spotless: Bench) -> None:
@@ -214,7 +214,7 @@ async def test_a_disk_bomb_runs_into_its_quota(spotless: Bench, place: str) -> N
     source = f"with open({place!r}, 'wb') as f:\n    while True: f.write(b'x' * (1 << 20))"
     run = await hostile(spotless, source)
     assert core.ended_by(run) == Limit.DISK, run.stderr
-    assert run.wall_seconds < 10
+    assert run.wall_seconds < 15
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ async def test_nothing_else_can_be_written(spotless: Bench, place: str) -> None:
 async def test_an_output_bomb_is_stopped(spotless: Bench) -> None:
     run = await hostile(spotless, "while True: print('x' * 10000)")
     assert (run.limit, len(run.stdout)) == (Limit.OUTPUT, 1 << 20)
-    assert run.wall_seconds < 10
+    assert run.wall_seconds < 15
 
 
 async def test_a_flood_of_lines_on_stderr_is_stopped(spotless: Bench) -> None:
@@ -316,7 +316,7 @@ async def test_a_daemon_does_not_outlive_its_program(spotless: Bench) -> None:
     )
     run = await hostile(spotless, source)
     assert (run.exit_code, run.stdout) == (0, b"done\n")
-    assert run.wall_seconds < 5
+    assert run.wall_seconds < 15
 
 
 async def test_a_daemon_cannot_change_the_outputs_afterwards(spotless: Bench) -> None:
@@ -341,14 +341,14 @@ async def test_endless_sleepers_die_at_the_deadline_with_their_children(spotless
     run = await hostile(spotless, source, seconds=1)
     assert (run.limit, run.exit_code, core.signal_of(run)) == (Limit.TIMEOUT, None, 9)
     assert run.stdout.count(b"sleeping") == 6
-    assert run.wall_seconds < 5
+    assert run.wall_seconds < 15
 
 
 async def test_a_busy_loop_on_every_core_dies_at_the_deadline(spotless: Bench) -> None:
     source = "import os\nfor i in range(3): os.fork()\nwhile True: pass"
     run = await hostile(spotless, source, seconds=1)
     assert run.limit == Limit.TIMEOUT
-    assert run.wall_seconds < 5
+    assert run.wall_seconds < 15
 
 
 async def test_inputs_and_source_cannot_be_written(spotless: Bench) -> None:

@@ -266,7 +266,7 @@ async def test_a_program_may_not_outlast_its_goal(house: House) -> None:
     failed = await house.failure("import time; time.sleep(60)", _work={"deadline": soon})
     assert failed.error.code == "timeout"
     assert failed.program is not None
-    assert failed.program.wall_seconds < 4
+    assert failed.program.wall_seconds < 20
 
 
 async def test_a_cancelled_task_stops_its_program_and_answers_nothing(house: House) -> None:
@@ -305,14 +305,16 @@ async def test_a_stopping_executor_hands_its_programs_back(house: House) -> None
 
 
 async def test_programs_run_in_parallel(house: House) -> None:
-    source = "import time; time.sleep(1); print(time.time())"
+    source = "import time\nbegun = time.time()\ntime.sleep(2)\nprint(begun, time.time())"
     await house.hand_out(source, outputs=[{"name": "stdout"}])
     await house.hand_out(source, outputs=[{"name": "stdout"}])
-    first, second = await house.outcome(), await house.outcome()
-    assert isinstance(first, Done)
-    assert isinstance(second, Done)
-    ends = [float(one.outputs["stdout"].inline or 0) for one in (first, second)]
-    assert abs(ends[0] - ends[1]) < 0.9
+    spans = []
+    for outcome in (await house.outcome(), await house.outcome()):
+        assert isinstance(outcome, Done)
+        spans.append([float(word) for word in (outcome.outputs["stdout"].inline or "").split()])
+    (begun, ended), (begun_too, ended_too) = spans
+    assert begun < ended_too
+    assert begun_too < ended
 
 
 async def test_nothing_is_left_on_the_disk(house: House) -> None:
