@@ -180,6 +180,7 @@ async def test_unreachable_model_names_the_address_and_what_to_set() -> None:
     assert isinstance(outcome, Failed)
     assert (outcome.error.code, outcome.error.retryable) == ("provider_unavailable", True)
     assert f"no model answers at http://127.0.0.1:{port}/v1" in outcome.error.message
+    assert "(connection refused)" in outcome.error.message
     assert "OPENAI_BASE_URL" in outcome.error.message
     assert outcome.usage is not None
     assert outcome.usage.tokens_in == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
 import re
 import time
@@ -382,6 +383,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _short(error: BaseException) -> str:
+    """Why, in a few words: the system's own for a connection that was never made."""
+    cause = getattr(error, "os_error", None)
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno).lower()
     return redact(str(error) or type(error).__name__)[:200]
 
 
