@@ -19,6 +19,7 @@ from goalwright_shared.graph import canonical_hash, compile_generation
 from goalwright_shared.messages import (
     ArtifactType,
     Deliverable,
+    Effort,
     OutputSpec,
     RegexCheck,
     TaskSpec,
@@ -302,12 +303,23 @@ def test_an_over_split_plan_is_an_error() -> None:
     assert error.startswith("too_many_tasks: 12 tasks, at most 10 are allowed")
 
 
+def test_a_plan_far_over_the_limit_is_refused_before_it_is_mended() -> None:
+    steps = [task(f"s{i}", ["orders"], [f"x{i}"]) for i in range(21)]
+    for make in (compile_plan, compile_sequence):
+        assert make(answer(steps, ["x1"]), few(10)) == Rejected(
+            (
+                "too_many_tasks: 21 tasks, at most 10 are allowed; "
+                "merge steps that one performer can do in one go",
+            )
+        )
+
+
 def test_a_long_list_of_errors_is_cut() -> None:
     found = errors(
         [task(f"t{i}", [f"ghost{i}x"], [f"o{i}"]) for i in range(30)], [f"o{i}" for i in range(30)]
     )
     assert len(found) == 13
-    assert found[-1] == "… and 18 more"
+    assert found[-1] == "… and more"
 
 
 def test_estimates_out_of_range_are_brought_back() -> None:
@@ -408,6 +420,15 @@ def test_a_part_that_is_not_split_is_one_task_with_the_same_contract() -> None:
     [one] = plan.tasks
     assert (one.lane, one.inputs, one.outputs) == ("agent.generalist", PARENT.inputs, PARENT.outputs)
     compile_generation(plan.tasks, PARENT.inputs, ["report"])
+
+
+def test_a_split_that_costs_far_more_than_the_part_is_flagged() -> None:
+    parent = PARENT.model_copy(update={"effort": Effort(tokens_in=1000, tokens_out=500)})
+    of = brief(deliverables=PART.deliverables, parent=parent)
+    assert compiled([CLEAN, REPORT], ["report"], of).warnings == [
+        "split into 3000 tokens of work, estimated at 1500"
+    ]
+    assert compiled([CLEAN, REPORT], ["report"], PART).warnings == []
 
 
 # --- the last resort ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from goalwright_planner.core.revision import (
     Revision,
     Situation,
     Standing,
+    affordable,
     compile_revision,
     read_situation,
 )
@@ -168,6 +169,16 @@ def test_too_many_new_tasks_are_an_error() -> None:
     steps.append(task("last", ["x10"], ["tidy"]))
     errors = refused(change(drop=["clean"], add=steps))
     assert errors[-1].startswith("too_many_tasks: 12 new tasks")
+
+
+def test_a_revision_dearer_than_what_is_left_is_an_error() -> None:
+    revision = revised(change(drop=["clean"], add=[task("wash", ["raw"], ["tidy"])]))
+    price = {"name": "agent.coder", "input_usd_per_mtok": 2.0, "output_usd_per_mtok": 8.0}  # 0.006 USD
+    assert affordable(revision, [price], 0.006) is revision
+    assert affordable(revision, [], 0.0) is revision
+    assert affordable(revision, [price], 0.005) == Rejected(
+        ("over_budget: the new tasks are estimated at 0.0060 USD, and 0.0050 USD are left",)
+    )
 
 
 @pytest.mark.parametrize("nonsense", [None, "no", [], {"plan": 1}])

@@ -168,6 +168,8 @@ class Planner:
         answer = await _answer(child, attempt.artifacts)
         compiled = revision.compile_revision(answer, now)
         if isinstance(compiled, revision.Revision):
+            compiled = revision.affordable(compiled, await _lane_rows(attempt), work.budget_left_usd)
+        if isinstance(compiled, revision.Revision):
             return _revision(work, replan, compiled)
         if step.repairs >= self._max_repairs:
             message = "the revision does not compile: " + "; ".join(compiled.errors)

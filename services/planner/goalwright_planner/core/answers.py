@@ -137,7 +137,9 @@ def _body(answer: object, wanted: tuple[str, ...], wrapper: str) -> dict[str, An
         inner = next((v for k, v in answer.items() if k.lower() == wrapper and isinstance(v, dict)), None)
         answer = answer if inner is None else inner
     if not isinstance(answer, dict) or not any(name in answer for name in wanted):
-        raise Unreadable(f"the answer must be one JSON object with the field {' or '.join(wanted)}")
+        raise Unreadable(
+            f"unreadable: the answer must be one JSON object with the field {' or '.join(wanted)}"
+        )
     return answer
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from goalwright_shared import graph
 from goalwright_shared.messages import (
@@ -81,9 +82,14 @@ class _Mended:
 
 
 def told(errors: Sequence[str]) -> tuple[str, ...]:
-    """The first errors, and how many more there are: a model mends a short list better."""
-    more = [f"… and {len(errors) - _ERRORS_TOLD} more"] if len(errors) > _ERRORS_TOLD else []
-    return (*errors[:_ERRORS_TOLD], *more)
+    """The first errors: a model mends a short list better."""
+    return (*errors[:_ERRORS_TOLD], *(["… and more"] if len(errors) > _ERRORS_TOLD else []))
+
+
+def graph_errors(specs: Sequence[TaskSpec], inputs: Collection[str], wanted: Collection[str]) -> list[str]:
+    """What keeps tasks from being a graph, as lines; no more of them than are told."""
+    found = islice(graph.problems(specs, inputs, wanted), _ERRORS_TOLD + 1)
+    return [f"{problem.code}: {problem.message}" for problem in found]
 
 
 def refusal(answer: object) -> str | None:
@@ -98,9 +104,9 @@ def refusal(answer: object) -> str | None:
 def compile_plan(answer: object, brief: Brief) -> Plan | Rejected:
     """The plan that `answer` means, or what is wrong with it."""
     try:
-        mended = _mend(read_plan(answer), brief)
+        mended = _mend(_read(answer, brief), brief)
     except Unreadable as error:
-        return Rejected((f"unreadable: {error}",))
+        return Rejected((str(error),))
     mend.settle_inputs(mended.drafts, brief.inputs, mended.meant, mended.warnings)
     _deliver_only_sink(mended)
     mend.settle_after(mended.drafts, (), mended.meant, mended.warnings)
@@ -111,9 +117,9 @@ def compile_sequence(answer: object, brief: Brief) -> Plan | Rejected:
     """The last resort: the tasks one after the other as they were written, inputs that nobody made dropped,
     deliverables that nobody makes given to the last task. Flagged in the warnings."""
     try:
-        mended = _mend(read_plan(answer), brief)
+        mended = _mend(_read(answer, brief), brief)
     except Unreadable as error:
-        return Rejected((f"unreadable: {error}",))
+        return Rejected((str(error),))
     mended.warnings.append("the plan could not be repaired: its tasks run one after the other as written")
     _in_sequence(mended, brief)
     return _finish(mended, brief)
@@ -126,6 +132,21 @@ def atomic(brief: Brief, spec: TaskSpec, reason: str) -> Plan:
     )
     contract = Contract(objective=brief.objective, deliverables=[out.name for out in spec.outputs])
     return Plan([one], contract, list(brief.deliverables), [f"not split: {reason}"], [])
+
+
+def _read(answer: object, brief: Brief) -> PlanAnswer:
+    """The answer; raises Unreadable also for one so large that even pruning could not help it."""
+    plan = read_plan(answer)
+    if len(plan.tasks) > 2 * brief.limits.max_tasks:
+        raise Unreadable(_too_many(len(plan.tasks), brief))
+    return plan
+
+
+def _too_many(count: int, brief: Brief) -> str:
+    return (
+        f"too_many_tasks: {count} tasks, at most {brief.limits.max_tasks} are allowed; "
+        "merge steps that one performer can do in one go"
+    )
 
 
 def _mend(answer: PlanAnswer, brief: Brief) -> _Mended:
@@ -204,19 +225,17 @@ def _finish(mended: _Mended, brief: Brief) -> Plan | Rejected:
     wanted = [deliverable.name for deliverable in mended.deliverables]
     kept, useless = _pruned(mended.drafts, wanted)
     specs = [_as_asked(spec, mended.deliverables, mended.warnings) for spec in map(mend.to_spec, kept)]
-    errors = [f"{p.code}: {p.message}" for p in graph.problems(specs, brief.inputs, wanted)]
+    errors = graph_errors(specs, brief.inputs, wanted)
     if specs and not wanted and brief.parent is None:
         errors.append(
             "no_deliverables: nothing is handed back; name what is, as an output of the task that makes it"
         )
     if len(specs) > brief.limits.max_tasks:
-        errors.append(
-            f"too_many_tasks: {len(specs)} tasks, at most {brief.limits.max_tasks} are allowed; "
-            "merge steps that one performer can do in one go"
-        )
+        errors.append(_too_many(len(specs), brief))
     if errors:
         return Rejected(told(errors))
     tasks = _stopped(specs, brief, mended.warnings)
+    mended.warnings.extend(_dear(tasks, brief))
     return Plan(
         tasks=tasks,
         contract=_contract(mended.answer, brief, wanted),
@@ -284,6 +303,17 @@ def _stopped(specs: list[TaskSpec], brief: Brief, warn: list[str]) -> list[TaskS
             spec = spec.model_copy(update={"lane": mend.lane_for(mend.GENERALIST, performers)})
         found.append(spec)
     return found
+
+
+def _dear(tasks: Sequence[TaskSpec], brief: Brief) -> list[str]:
+    """A warning when the children are estimated well above the part they came from."""
+    part = _tokens(brief.parent) if brief.parent is not None else 0
+    total = sum(map(_tokens, tasks))
+    return [f"split into {total} tokens of work, estimated at {part}"] if total > 1.5 * part > 0 else []
+
+
+def _tokens(spec: TaskSpec) -> int:
+    return spec.effort.tokens_in + spec.effort.tokens_out
 
 
 def _performers(lanes: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 _EXTENSION = re.compile(
     r"\.(csv|tsv|json|jsonl|md|markdown|txt|html?|pdf|png|svg|jpe?g|parquet|sqlite|db|xlsx?|zip|tar|py)$",
@@ -54,6 +55,12 @@ _ENDINGS = (
 _CLOSE = 0.86
 """Likeness (difflib) above which two spellings are one name."""
 
+_REMEMBERED = 16_384
+"""Names whose forms are kept: matching compares every name with every other."""
+
+_MARGIN = 0.03
+"""By how much the nearest must be nearer than the second."""
+
 
 def slug(text: str) -> str:
     """`text` as a name (`[A-Za-z0-9][A-Za-z0-9._-]{0,127}`); "" when nothing of it can stand in one."""
@@ -88,12 +95,15 @@ def _closest(name: str, pool: list[str]) -> str | None:
     wanted = _folded(name)
     if len(wanted) < 4:
         return None
-    alike = [candidate for candidate in pool if _numbers(candidate) == _numbers(name)]
-    rated = ((difflib.SequenceMatcher(None, wanted, _folded(one)).ratio(), one) for one in alike)
-    ratings = sorted(rated, reverse=True)[:2]
-    if not ratings or ratings[0][0] < _CLOSE or (len(ratings) == 2 and ratings[1][0] > ratings[0][0] - 0.03):
+    alike = {_folded(candidate): candidate for candidate in pool if _numbers(candidate) == _numbers(name)}
+    near = difflib.get_close_matches(wanted, alike, n=2, cutoff=_CLOSE)
+    if not near or (len(near) == 2 and _likeness(wanted, near[1]) > _likeness(wanted, near[0]) - _MARGIN):
         return None
-    return ratings[0][1]
+    return alike[near[0]]
+
+
+def _likeness(wanted: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other, wanted).ratio()
 
 
 def _words(name: str) -> list[str]:
@@ -102,22 +112,26 @@ def _words(name: str) -> list[str]:
     return _WORD.findall(spaced.lower())
 
 
+@lru_cache(_REMEMBERED)
 def _folded(name: str) -> str:
     return "".join(_words(name))
 
 
+@lru_cache(_REMEMBERED)
 def _stemmed(name: str) -> str:
     return " ".join(_stem(word) for word in _words(name))
 
 
+@lru_cache(_REMEMBERED)
 def _loose(name: str) -> str:
     words = {_SAME.get(stem, stem) for stem in map(_stem, _words(name))}
     return " ".join(sorted(words - _FILLERS))
 
 
-def _numbers(name: str) -> list[str]:
+@lru_cache(_REMEMBERED)
+def _numbers(name: str) -> tuple[str, ...]:
     """`part_1` and `part_2` look alike and are not."""
-    return [word for word in _words(name) if word.isdigit()]
+    return tuple(word for word in _words(name) if word.isdigit())
 
 
 def _stem(word: str) -> str:

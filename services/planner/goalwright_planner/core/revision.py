@@ -14,7 +14,8 @@ from goalwright_shared.messages import AddTask, DropTask, Operation, OutputSpec,
 
 from goalwright_planner.core import mend, names
 from goalwright_planner.core.answers import Draft, RevisionAnswer, Unreadable, read_revision
-from goalwright_planner.core.compiler import DEFAULT_LIMITS, PLAN_LANE, Limits, Rejected, told
+from goalwright_planner.core.approval import estimated_usd
+from goalwright_planner.core.compiler import DEFAULT_LIMITS, PLAN_LANE, Limits, Rejected, graph_errors, told
 
 _BROKEN = frozenset({"dead", "cancelled", "skipped"})
 _FINISHED = "succeeded"
@@ -92,7 +93,7 @@ def compile_revision(answer: object, now: Situation) -> Revision | Rejected:
     try:
         revision = read_revision(answer)
     except Unreadable as error:
-        return Rejected((f"unreadable: {error}",))
+        return Rejected((str(error),))
     warnings: list[str] = []
     drops, errors = _drops(revision, now, warnings)
     left = [task for task in now.tasks if task.key not in drops and task.state not in _BROKEN]
@@ -108,6 +109,21 @@ def compile_revision(answer: object, now: Situation) -> Revision | Rejected:
     operations += [AddTask(task=spec) for spec in added]
     operations += _values(revision, left, warnings)
     return Revision(operations, revision.summary or revision.reason or "the plan was revised", warnings)
+
+
+def affordable(
+    revision: Revision, lanes: Sequence[Mapping[str, Any]], budget_left_usd: float
+) -> Revision | Rejected:
+    """The revision, unless what it adds is estimated above what is left (unknown prices do not count)."""
+    added = [op.task for op in revision.operations if isinstance(op, AddTask)]
+    usd = estimated_usd(added, lanes)
+    if usd is None or usd <= budget_left_usd:
+        return revision
+    return Rejected(
+        (
+            f"over_budget: the new tasks are estimated at {usd:.4f} USD, and {budget_left_usd:.4f} USD are left",
+        )
+    )
 
 
 def _drops(revision: RevisionAnswer, now: Situation, warn: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -172,7 +188,7 @@ def _serving(
 def _problems(left: Sequence[Standing], added: Sequence[TaskSpec], now: Situation) -> list[str]:
     """What keeps the tasks that are left, with those added, from being a graph."""
     after = [_as_spec(task) for task in left] + list(added)
-    errors = [f"{p.code}: {p.message}" for p in graph.problems(after, now.inputs, now.exports)]
+    errors = graph_errors(after, now.inputs, now.exports)
     if len(added) > now.limits.max_tasks:
         errors.append(f"too_many_tasks: {len(added)} new tasks, at most {now.limits.max_tasks} are allowed")
     return errors
