@@ -69,17 +69,19 @@ $(VENV)/.python:
 	  echo 'Python 3.11 or newer is needed and $(PYTHON) is older: make setup PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo '$(PYTHON) has no venv module: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@echo 'Installing into $(VENV), once …'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  "$$(sed -n 's/^\(uv==[^ ;]*\).*/\1/p' constraints.txt)"
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
-	uv pip install --quiet --python $(BIN)/python -c constraints.txt hatchling
-	uv pip install --quiet --python $(BIN)/python -c constraints.txt \
+	@uv pip install --quiet --python $(BIN)/python -c constraints.txt hatchling
+	@uv pip install --quiet --python $(BIN)/python -c constraints.txt \
 	  --no-build-isolation-package goalwright --group dev -e '.[embedded]'
 	@touch $@
 
-$(VENV)/.libraries: $(VENV)/.installed services/executor/goalwright_executor/libraries.py
-	python -m goalwright_executor.libraries
+$(VENV)/.libraries: $(VENV)/.installed $(addprefix services/executor/goalwright_executor/libraries,.py .txt)
+	@echo 'Installing the libraries of programs, once …'
+	@python -m goalwright_executor.libraries >$(VENV)/libraries.log 2>&1 || { cat $(VENV)/libraries.log >&2; exit 1; }
 	@touch $@

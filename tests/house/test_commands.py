@@ -18,18 +18,13 @@ STAND_IN = '#!/bin/sh\nfor argument in "$@"; do printf "<%s>\\n" "$argument"; do
 def installed(tmp_path: Path) -> Path:
     """The Makefile beside everything `setup` would make, and a `goalwright` that echoes its arguments."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    libraries = tmp_path / "services/executor/goalwright_executor/libraries.py"
+    executor = tmp_path / "services/executor/goalwright_executor"
     program = tmp_path / ".venv/bin/goalwright"
-    for path in (libraries, program):
-        path.parent.mkdir(parents=True)
-    for name in (
-        "pyproject.toml",
-        "constraints.txt",
-        libraries,
-        ".venv/.python",
-        ".venv/.installed",
-        ".venv/.libraries",
-    ):
+    for folder in (executor, program.parent):
+        folder.mkdir(parents=True)
+    sources = ["pyproject.toml", "constraints.txt", executor / "libraries.py", executor / "libraries.txt"]
+    stamps = [".venv/.python", ".venv/.installed", ".venv/.libraries"]
+    for name in (*sources, *stamps):
         (tmp_path / name).touch()
     program.write_text(STAND_IN)
     program.chmod(0o755)
