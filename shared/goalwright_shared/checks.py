@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jsonschema
+import regex
 from pydantic import JsonValue
 
 from goalwright_shared.messages import (
@@ -33,6 +34,7 @@ JSON_DEPTH = 100
 
 _CELL_CHARACTERS = 1_000_000
 _REGEX_BYTES = 1 << 20
+_REGEX_SECONDS = 2.0
 _MAX_FINDINGS = 5
 _PARQUET = b"PAR1"
 _SQLITE = b"SQLite format 3\0"
@@ -238,12 +240,25 @@ def _against_schema(spec: OutputSpec, found: Any) -> list[str]:
 def _json_errors(schema: Mapping[str, JsonValue], value: JsonValue) -> Iterator[str]:
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
-        for error in jsonschema.Draft202012Validator(schema).iter_errors(value):
+        for error in _Validator(schema).iter_errors(value):
             yield f"{error.json_path}: {error.message[:300]}"
     except jsonschema.SchemaError as error:
         yield f"the declared schema is no JSON Schema: {error.message[:300]}"
     except Exception as error:  # noqa: BLE001  # an unresolvable $ref or a bad pattern raises what it likes
         yield f"the declared schema cannot be applied: {type(error).__name__}: {error}"[:300]
+
+
+def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[jsonschema.ValidationError]:
+    """The keyword `pattern`, with an end to its search."""
+    if isinstance(instance, str) and not regex.search(
+        pattern, instance[:_REGEX_BYTES], timeout=_REGEX_SECONDS, concurrent=True
+    ):
+        yield jsonschema.ValidationError(f"{instance[:100]!r} does not match {pattern!r}")
+
+
+_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  # its stubs have none
+    jsonschema.Draft202012Validator, {"pattern": _pattern}
+)
 
 
 def _tables(spec: OutputSpec) -> list[dict[str, Any]]:
@@ -361,9 +376,9 @@ def _regex_result(check: RegexCheck, name: str, data: bytes | None) -> CheckResu
         return CheckResult(check="regex", passed=False, evidence=f"{name}: not produced")
     text = data[:_REGEX_BYTES].decode("utf-8", errors="replace")
     try:
-        match = re.search(check.pattern, text)
-    except (re.error, RecursionError, OverflowError) as error:
-        evidence = f"{name}: the pattern {check.pattern!r} is invalid: {error}"
+        match = regex.search(check.pattern, text, timeout=_REGEX_SECONDS, concurrent=True)
+    except (regex.error, RecursionError, OverflowError, TimeoutError) as error:
+        evidence = f"{name}: the pattern {check.pattern!r} cannot be used: {error or 'it takes too long'}"
         return CheckResult(check="regex", passed=False, evidence=evidence)
     seen = f"matches {match.group(0)[:80]!r}" if match else "no match of"
     return CheckResult(check="regex", passed=match is not None, evidence=f"{name}: {seen} ({check.pattern})")

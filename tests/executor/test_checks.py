@@ -146,3 +146,17 @@ def test_rows_and_regex_are_checked_and_the_rest_is_left_to_others() -> None:
     results = check_acceptance(checks, specs, outputs)
     assert [result.passed for result in results] == [True, False, True, False, False]
     assert "2 rows, wanted 0 to 1" in results[1].evidence
+
+
+def test_a_pattern_that_would_take_for_ever_is_given_up() -> None:
+    text = b"a" * 60 + b"b"
+    [result] = check_acceptance([RegexCheck(pattern="(a|aa)+$")], [spec("text")], {"x": text})
+    assert not result.passed
+    assert "cannot be used" in result.evidence
+
+
+def test_a_pattern_of_a_schema_that_would_take_for_ever_is_given_up() -> None:
+    schema = {"type": "string", "pattern": "^(a|aa)+$"}
+    assert failures(spec("json", schema), json.dumps("a" * 60).encode()) == []
+    [found] = failures(spec("json", schema), json.dumps("a" * 60 + "b").encode())
+    assert "cannot be applied" in found
