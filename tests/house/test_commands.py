@@ -22,10 +22,12 @@ def installed(tmp_path: Path) -> Path:
     program = tmp_path / ".venv/bin/goalwright"
     for folder in (executor, program.parent):
         folder.mkdir(parents=True)
-    sources = ["pyproject.toml", "constraints.txt", executor / "libraries.py", executor / "libraries.txt"]
-    stamps = [".venv/.python", ".venv/.installed", ".venv/.libraries"]
-    for name in (*sources, *stamps):
-        (tmp_path / name).touch()
+    for source in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / source).touch()
+    for source in ("libraries.py", "libraries.txt"):
+        (executor / source).touch()
+    for stamp in (".python", ".installed", ".libraries"):
+        (tmp_path / ".venv" / stamp).touch()
     program.write_text(STAND_IN)
     program.chmod(0o755)
     return tmp_path
