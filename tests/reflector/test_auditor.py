@@ -221,6 +221,19 @@ async def test_a_review_is_asked_for_once_after_three_completions(
     assert "3 tasks" in review["reason"]
 
 
+async def test_goals_of_two_owners_may_have_the_same_name(scheduler: Scheduler, nats_url: str) -> None:
+    ours, theirs = running(), running()
+    for _ in range(3):
+        ours.turn("7", "again")
+    theirs.turn("7", "again")
+    theirs.events[:] = [event.model_copy(update={"owner": "acme"}) for event in theirs.events]
+    async with reflector(nats_url):
+        await scheduler.publish(theirs)
+        await scheduler.publish(ours)
+        await until(lambda: scheduler.of("signal"))
+    assert [subject for subject, _ in scheduler.told] == ["control.signal"]
+
+
 async def test_the_owner_of_a_goal_is_in_the_subject_of_what_is_said(
     scheduler: Scheduler, nats_url: str
 ) -> None:

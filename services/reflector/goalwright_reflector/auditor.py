@@ -52,7 +52,7 @@ class Auditor:
     ) -> None:
         self._feed, self._say, self._rules, self._clock = feed, say, rules, clock
         self._stopper, self._max_goals = stopper, max_goals
-        self._watched: OrderedDict[str, Watched] = OrderedDict()
+        self._watched: OrderedDict[tuple[str, str], Watched] = OrderedDict()  # by owner and goal_id
         self._stopping = False
         self._turn = asyncio.Lock()  # events and clock take turns, so that an audit changes in one place
         self._loops: list[asyncio.Task[None]] = []
@@ -90,6 +90,9 @@ class Auditor:
 
     async def _take(self, message: Msg) -> None:
         """One event from delivery to ack; the ack comes last."""
+        if self._is_known(message):
+            await self._settle(message)
+            return
         try:
             event = await self._feed.read(message)
         except (BadMessage, GoalwrightError) as error:
@@ -103,6 +106,14 @@ class Auditor:
             await self._hand_back(message, event, error)
         else:
             await self._settle(message)
+
+    def _is_known(self, message: Msg) -> bool:
+        """Whether it was read from the stream before it was delivered, with nothing left to be said."""
+        _, owner, goal_id, *_ = message.subject.split(".")
+        watched = self._watched.get((owner, goal_id))
+        if watched is None or watched.unsaid:
+            return False
+        return watched.audit.state == "finished" or message.metadata.sequence.stream <= watched.position
 
     async def _hand_back(self, message: Msg, event: Event, error: Exception) -> None:
         tries = message.metadata.num_delivered or 1
@@ -122,7 +133,7 @@ class Auditor:
 
     async def hear(self, event: Event, position: int) -> None:
         """Take an event into its goal's audit, and say what follows. Raises `Unreachable`."""
-        watched = self._watch(event.goal_id, event.owner)
+        watched = self._watch(event.owner, event.goal_id)
         if watched.audit.state == "finished":
             return
         if event.seq > watched.audit.seq + 1:
@@ -130,9 +141,11 @@ class Auditor:
         self._learn(watched, event, position)
         await self._speak(watched)
 
-    def _watch(self, goal_id: str, owner: str) -> Watched:
-        watched = self._watched.setdefault(goal_id, Watched(Audit(goal_id=goal_id, owner=owner)))
-        self._watched.move_to_end(goal_id)
+    def _watch(self, owner: str, goal_id: str) -> Watched:
+        known = self._watched.get((owner, goal_id))
+        watched = known or Watched(Audit(goal_id=goal_id, owner=owner))
+        self._watched[owner, goal_id] = watched
+        self._watched.move_to_end((owner, goal_id))
         while len(self._watched) > self._max_goals:
             self._watched.popitem(last=False)
         return watched
@@ -184,7 +197,7 @@ class Auditor:
     async def _resume(self) -> None:
         """Goals that are open but quiet raise no event: a new process must look for them."""
         for owner, goal_id in sorted(await self._feed.open_goals())[: self._max_goals]:
-            watched = self._watch(goal_id, owner)
+            watched = self._watch(owner, goal_id)
             async with self._turn:
                 await self._catch_up(watched)
 
@@ -205,6 +218,7 @@ class Auditor:
         """What the clock finds; what could not be said is said at the next tick."""
         if not watched.unsaid and not self._something_due(watched.audit):
             return
+        self._watch(watched.audit.owner, watched.audit.goal_id)  # quiet, but not forgotten
         try:
             await self._catch_up(watched)  # another reflector may have taken the newest events
             now = self._clock.now()
