@@ -93,7 +93,8 @@ async def why(goal: Goal, task: TaskName, as_json: Json = False, nats_url: NatsU
         print_json(answer)
         return
     reason = str(answer.get("reason") or "").replace("_", " ")
-    print(": ".join(part for part in (answer["state"], reason, answer.get("detail") or "") if part))
+    told = [answer["state"]] if reason == "ended" else [answer["state"], reason, answer.get("detail")]
+    print(": ".join(str(part) for part in told if part))
 
 
 @command

@@ -323,6 +323,8 @@ def _tell(view: GoalView, event: Event) -> tuple[str, str, str] | None:
             return "progress", "dim", _words(data, "summary", "message", "text") or _sums(view)
         case "feedback.received" | "note.posted":
             return event.kind.partition(".")[0], "cyan", _words(data, "rating", "text")
+        case "task.succeeded" if event.task_id == view.root:
+            return None  # the goal's own end says it
         case kind if task is not None and kind.startswith("task."):
             return _tell_task(view, kind.removeprefix("task."), task, name, data)
     return None
@@ -477,13 +479,13 @@ def closing(
     wanted = sum(count for state, count in counts.items() if state != "cancelled")
     head.append(f"{counts.get('succeeded', 0)} of {plural(wanted, 'task')}")
     head.append(f", {plural(len(view.replans) + 1, 'plan')}" if view.contract else "")
-    head.append(f": {gist(view.reason, 300)}" if view.reason else "")
-    rows: list[tuple[str, object]] = [("delivered", _delivered(item)) for item in delivered]
+    rows: list[tuple[str, object]] = [("reason", clean(view.reason)[:1000])] if view.reason else []
+    rows += [("delivered", _delivered(item)) for item in delivered]
     rows += [("missing", ", ".join(view.missing))] if view.missing else []
     rows += [("cost", bill_sentence(bill))]
     rows += [("repair", gist(sentence, 240)) for sentence in view.repairs]
     rows += [("replan", replan_sentence(view, number)) for number in range(len(view.replans))]
-    rows += [("note", note) for note in notes(bill)]
+    rows += [("note", note) for note in notes(bill)] if delivered else []
     rows += [("next", hint) for hint in hints]
     return [Text(), *_hang(head, width, 6), *labelled(rows, width)]
 

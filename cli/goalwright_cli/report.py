@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,8 +16,8 @@ from goalwright_cli.files import size_text
 from goalwright_cli.render import STYLES, clean, labelled, money
 from goalwright_cli.view import WAITING, GoalView, TaskView
 
-_CALL_CHARACTERS = 4_000
-"""How much of a prompt or a reply is shown; `--json` names the whole artifact."""
+_CALL_CHARACTERS = 2_500
+"""How much of a message of a prompt, of a reply or of an output is shown; `--json` names the whole artifact."""
 
 
 def table(rows: Iterable[tuple[str, ...]], styles: tuple[str, ...] = ()) -> list[Text]:
@@ -230,7 +231,7 @@ def _attempt(
     lines = [Text(), head, *labelled(rows, None)]
     for part in ("prompt", "reply"):
         if part in call:
-            lines += _block(part, call[part])
+            lines += _chat(part, call[part])
     return lines + (_program(attempt["program"]) if attempt.get("program") else [])
 
 
@@ -248,6 +249,29 @@ def _program(run: Mapping[str, Any]) -> list[Text]:
         if run.get(part):
             lines += _block(part, str(run[part]))
     return lines
+
+
+def _chat(label: str, text: str) -> list[Text]:
+    """A prompt or a reply as a conversation: who said what; anything else than chat completions as it is."""
+    try:
+        body = json.loads(text)
+        messages = body["messages"] if label == "prompt" else [body["choices"][0]["message"]]
+        spoken = [(str(message["role"]), _speech(message)) for message in messages]
+    except (ValueError, TypeError, KeyError, IndexError):
+        return _block(label, text)
+    return [line for who, said in spoken for line in _block(f"{label}, {who}", said)]
+
+
+def _speech(message: Mapping[str, Any]) -> str:
+    """What a message says, then the tools it calls with their arguments, one a line, text as text."""
+    parts = [str(message["content"])] if message.get("content") else []
+    for call in message.get("tool_calls") or []:
+        function = call["function"]
+        parts.append(f"→ {function['name']}")
+        for name, value in json.loads(function["arguments"]).items():
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            parts.append(f"{name}: {shown}" if "\n" not in shown else f"{name}:\n{shown}")
+    return "\n".join(parts)
 
 
 def _block(label: str, text: str) -> list[Text]:
@@ -290,7 +314,9 @@ def artifact_rows(
         found.append(ArtifactRow(ref.name, str(raw.get("key") or "input"), ref, raw))
     if everything:
         return found
-    makers = {row.ref.sha256: row.origin for row in found}
+    # the outermost task that handed it on is what a person knows by name
+    inner_first = sorted(found, key=lambda row: -int(row.raw.get("scope") or 0))
+    makers = {row.ref.sha256: row.origin for row in inner_first if int(row.raw.get("scope") or 0)}
     return [
         ArtifactRow(name, makers.get(ref.sha256, ""), ref, {"name": name, "ref": ref.model_dump(mode="json")})
         for name, ref in delivered.items()

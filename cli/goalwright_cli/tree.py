@@ -80,7 +80,8 @@ def _shown(view: GoalView, task: TaskView) -> TaskView:
     """A task as it is shown: planning is over when the plan is there, though the root lives to the end."""
     if task.task_id != view.root or task.state not in ("expanded", "succeeded"):
         return task
-    return replace(task, state="succeeded", summary=f"{len(view.planned()) + view.unseen} tasks planned")
+    count = len(view.planned()) + view.unseen
+    return replace(task, title="Plan the goal", state="succeeded", summary=f"{count} tasks planned")
 
 
 def _shown_parent(view: GoalView, task: TaskView) -> str | None:

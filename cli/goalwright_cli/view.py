@@ -359,19 +359,27 @@ def _paid(view: GoalView, event: Event) -> dict[str, Any]:
 
 def _succeeded(view: GoalView, event: Event) -> GoalView:
     data = event.data
-    task = view.tasks.get(event.task_id or "")
-    started = task.started if task else None
     view = _moved(
         view,
         event,
         "succeeded",
         summary=_text(data.get("summary")),
-        seconds=(event.at - started).total_seconds() if started else _number(data.get("seconds")),
+        seconds=_seconds(view, event),
         **_paid(view, event),
     )
     view = replace(view, repairs=(*view.repairs, *_repair(view, event.task_id)))
     waiting = [t.task_id for t in view.tasks.values() if t.state == "blocked" and event.task_id in t.needs]
     return _unblock(view, waiting)
+
+
+def _seconds(view: GoalView, event: Event) -> float:
+    """From a task's first start to its end; planning ended when the plan was there."""
+    task = view.tasks.get(event.task_id or "")
+    if task is None or task.started is None:
+        return _number(event.data.get("seconds"))
+    if task.task_id == view.root and task.seconds:
+        return task.seconds
+    return (event.at - task.started).total_seconds()
 
 
 def _repair(view: GoalView, task_id: str | None) -> list[str]:

@@ -86,7 +86,10 @@ def _hints(view: GoalView, *, fetched: bool, own: bool) -> list[str]:
         run, up = ("goalwright run", "goalwright up") if me == "goalwright" else ("make run", "make up")
         mine = f'{run} --file your.csv "…"' if me == "goalwright" else f'{run} GOAL="…" FILE=your.csv'
         return [mine, f"{up} (keeps a system running; then, elsewhere: {me} graph {goal_id})"]
-    fetch = [] if fetched or not view.deliverables else [f"{me} artifacts {goal_id} --out DIR"]
+    dead = [task.task_id for task in view.tasks.values() if task.state == "dead"]
+    if not view.deliverables:
+        return [f"{me} task {goal_id} {dead[0]}" if dead else f"{me} graph {goal_id}"]
+    fetch = [] if fetched else [f"{me} artifacts {goal_id} --out DIR"]
     return [*fetch, f"{me} graph {goal_id}", f'{me} feedback {goal_id} "…"']
 
 

@@ -159,7 +159,7 @@ class ScriptedScheduler:
             }
         if what == "artifacts":
             rows = [
-                {"task_id": "2", "key": "maker", "scope": 0, "ref": ref} for ref in goal.deliverables.values()
+                {"task_id": "2", "key": "maker", "scope": 1, "ref": ref} for ref in goal.deliverables.values()
             ]
             return {"artifacts": rows}
         return {"error": {"code": "not_found", "message": f"nothing scripted for {what}"}}
