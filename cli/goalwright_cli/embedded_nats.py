@@ -79,11 +79,14 @@ class EmbeddedNats:
         )  # fmt: skip
         _write_private(config, text)
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        for stale in self._folder.glob("*.ports"):  # of a server that was killed
+            stale.unlink()
+        command = [binary(), "-c", config, "--ports_file_dir", self._folder]
         self.process = processes.spawn(
-            [binary(), "-c", config], log=self._log, death_signal=signal.SIGTERM, env={"PATH": os.defpath}
+            command, log=self._log, death_signal=signal.SIGTERM, env={"PATH": os.defpath}
         )
         async with asyncio.timeout(START_SECONDS):
-            while not await processes.listening("127.0.0.1", self.port):
+            while not (self._folder / f"nats-server_{self.process.pid}.ports").exists():
                 if self.process.poll() is not None:
                     raise Unreachable(
                         "nats_did_not_start",

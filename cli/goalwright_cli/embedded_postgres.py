@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
@@ -26,7 +27,7 @@ from goalwright_cli import processes
 START_SECONDS = 30.0
 SYSTEM_USER = "embedded_postgres"
 DATABASE_USER = "goalwright"
-_MAX_SOCKET_PATH = 100
+_MAX_SOCKET_FOLDER = 90
 """Socket addresses end at 107 bytes; the rest is for the file's own name."""
 
 
@@ -156,9 +157,9 @@ def binaries() -> Path:
 
 
 def _socket_folder(data: Path) -> Path:
-    """Beside the data if the path is short enough, else one of our own under /tmp."""
+    """Beside the data if the path is short and plain enough for an address, else one of our own under /tmp."""
     beside = data.with_name("postgres.sock")
-    if len(str(beside)) < _MAX_SOCKET_PATH - len("/.s.PGSQL.5432"):
+    if re.fullmatch(rf"[\w./-]{{1,{_MAX_SOCKET_FOLDER}}}", str(beside), re.ASCII):
         return beside
     return Path("/tmp") / f"goalwright-{hashlib.sha256(str(data).encode()).hexdigest()[:16]}"  # noqa: S108 - checked by _ensure_owner
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -96,17 +98,12 @@ def ls(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps({"lanes": rows}))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("lane", "performer", "pool", "may", "lease", "what it is for", box=None)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     for row in rows:
-        outcomes = " ".join(kind for kind in row.get("may", []) if kind in ("expand", "revise"))
-        table.add_row(
-            row["name"], row.get("performer", ""), row.get("pool") or "", outcomes,
-            f"{row.get('lease_seconds', 0):g} s", row.get("description", ""),
-        )  # fmt: skip
-    Console().print(table)
+        may = "expands" if "expand" in row["may"] else "-"
+        pool = row["pool"] or "-"
+        line = f"{row['name']:<20} {row['performer']:<8} {may:<8} {pool:<24} {row['description']}"
+        print(line[:width])
 
 
 async def _lanes() -> list[dict[str, Any]]:

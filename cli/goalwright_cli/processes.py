@@ -119,16 +119,6 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-async def listening(host: str, port: int) -> bool:
-    """Whether somebody accepts connections there."""
-    try:
-        _, writer = await asyncio.open_connection(host, port)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
 def tail(log: Path, lines: int = 15) -> str:
     """The last lines of a log, for an error message."""
     try:

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from goalwright_shared.errors import Unreachable
+from goalwright_shared.errors import Refused, Unreachable
 from pydantic import BaseModel, ConfigDict
 
 from goalwright_cli.embedded_nats import load_credentials
@@ -69,8 +69,11 @@ def is_locked(home: Path) -> bool:
 def claim(home: Path) -> BinaryIO | None:
     """Claim `home` for one supervisor: the file that holds the lock until it is closed (the kernel does that
     when we die), or None when somebody else holds it."""
-    home.mkdir(parents=True, exist_ok=True)
-    file = (home / "supervisor.lock").open("ab")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        file = (home / "supervisor.lock").open("ab")
+    except OSError as error:
+        raise Refused("bad_home", f"{home} cannot be used: {error}", hint="choose another --home") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
