@@ -37,8 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     listener = socket.create_server((settings.host, settings.port))
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
-        build_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=1
-    )
+        build_app(settings), log_level="warning", access_log=False, timeout_graceful_shutdown=1,
+        timeout_keep_alive=120,  # longer than clients keep idle connections, so that none is cut under a request
+    )  # fmt: skip
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn drains first and then raises it again
         signal.signal(number, lambda *_: sys.exit(0))
     _Server(config, f"http://{host}:{port}/v1").run(sockets=[listener])

@@ -9,11 +9,8 @@ from goalwright_rehearsal import messages, profiling, schemas, verdicts
 from goalwright_rehearsal.messages import LABEL, Json, Reply, ToolCall, Wanted
 
 REFUSAL = (
-    "There is no model here, only a rehearsal without intelligence, and it does not know this goal. It can "
-    "rehearse: profiling a CSV and writing an illustrated report (give the file as the goal's input and say "
-    'so, for example `make run GOAL="Profile this table and write a report" FILE=table.csv`). For any other '
-    "goal set a real model: OPENAI_API_KEY, or OPENAI_BASE_URL for another OpenAI-compatible server, and "
-    "GOALWRIGHT_MODEL."
+    "no model is set, and the rehearsal in its place (no intelligence) can only profile a CSV and report on it "
+    "(FILE=table.csv); for anything else set OPENAI_API_KEY or OPENAI_BASE_URL, and GOALWRIGHT_MODEL"
 )
 
 
@@ -64,7 +61,7 @@ def _role_turn(card: Mapping[str, Json], conversation: list[dict[str, Json]]) ->
         return profiling.turn(card, messages.turns_of(conversation))
     if card.get("role") in ("writer", "critic"):
         return Reply(_plain(card, conversation))
-    return profiling.give_up("There is no script for this task. " + REFUSAL)
+    return profiling.give_up("there is no script for this task: " + REFUSAL)
 
 
 def _plain(card: Mapping[str, Json] | None, conversation: list[dict[str, Json]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from goalwright_rehearsal import profiling
@@ -23,11 +24,8 @@ def _of_goal(review: Mapping[str, Json]) -> dict[str, Json]:
     done = [task for task in tasks if task.get("state") == "succeeded"]
     dead = [task for task in tasks if task.get("state") == "dead"]
     profile = profiling.wants_patterns(tasks)
-    found = str(profile.get("summary") or "") if profile else ""
-    better = (
-        "Look closer at what the profile found before the report is written: add the task patterns, and let "
-        f"report_with_patterns take the place of report. Found: {found}"
-    )
+    found = _most_telling(str(profile.get("summary") or "")) if profile else ""
+    better = f"Look closer before the report is written: {found} Add patterns; report_with_patterns replaces report."
     share = len(done) / len(tasks) if tasks else 0.0
     return {
         "on_topic": True,
@@ -39,6 +37,16 @@ def _of_goal(review: Mapping[str, Json]) -> dict[str, Json]:
         "passed": profile is None and not dead,
         "summary": f"{LABEL}, counted: {len(done)} of {len(tasks)} tasks succeeded, {len(dead)} are dead.",
     }
+
+
+def _most_telling(summary: str) -> str:
+    """The sentence of a profile's summary to be followed up: a link, else the course of time, else gaps."""
+    sentences = re.split(r"(?<=\.) (?=\S)", summary)
+    for word in ("correlation", "explains", "runs from", "gaps"):
+        for sentence in sentences:
+            if word in sentence:
+                return sentence[:200]
+    return sentences[0][:200]
 
 
 def _of_inputs(card: Mapping[str, Json]) -> dict[str, Json]:

@@ -80,7 +80,7 @@ def test_unknown_goal_is_refused_with_what_can_be_rehearsed_and_how_to_set_a_mod
     assert (answer["objective"], answer["tasks"], answer["deliverables"]) == ("", [], [])
     reason = compiler.refusal(answer)
     assert reason is not None
-    for word in ("profiling a CSV", "OPENAI_API_KEY", "OPENAI_BASE_URL", "GOALWRIGHT_MODEL"):
+    for word in ("profile a CSV", "OPENAI_API_KEY", "OPENAI_BASE_URL", "GOALWRIGHT_MODEL"):
         assert word in reason
 
 

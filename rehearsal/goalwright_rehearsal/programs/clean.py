@@ -183,7 +183,7 @@ def comma_form(text):
     return text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
 
 
-def as_numbers(values, delimiter):
+def as_numbers(name, values, delimiter):
     """Numbers of a column's values (NaN where unreadable) when at least 95 % are numbers, else None."""
     text = pd.Series(values, dtype=object)
     if text.str.match(r"[-+]?(0\d|\d{16,}$)").any():
@@ -194,6 +194,8 @@ def as_numbers(values, delimiter):
             continue  # a look at the first rows spares most columns of words the rest
         numbers = parsed(form(text))
         if numbers.notna().mean() >= 0.95:
+            if form is comma_form:
+                NOTES.append(f"The comma in {name} was read as a decimal comma.")
             return numbers
     return None
 
@@ -253,7 +255,7 @@ def convert(name, cells, delimiter):
         whole = (dates.dropna() == dates.dropna().dt.normalize()).all()
         facts["type"], facts["unreadable"] = "date", int(dates.isna().sum())
         new = dates.dt.strftime("%Y-%m-%d" if whole else "%Y-%m-%d %H:%M:%S").fillna("").tolist()
-    elif (numbers := as_numbers(values, delimiter)) is not None:
+    elif (numbers := as_numbers(name, values, delimiter)) is not None:
         known = numbers.dropna()
         integer = bool((known % 1 == 0).all() and (known.abs() < 2**53).all())
         facts["type"], facts["unreadable"] = "integer" if integer else "number", int(numbers.isna().sum())
@@ -277,6 +279,8 @@ def main():
         text = decode(file.read())
     refuse_other_formats(text)
     delimiter = find_delimiter(text)
+    if delimiter != ",":
+        NOTES.append(f"Cells were separated by {DELIMITERS[delimiter]}s.")
     rows = read_rows(text, delimiter)
     del text
     if not rows:

@@ -135,7 +135,8 @@ def main():
     profile = read_json(PARAMS["profile"])
     sections = []
     if profile["time"]:
-        sections += [by_month(frame, facts, profile), by_period(frame, facts, profile)]
+        sections += [by_month(frame, facts, profile)] if profile["time"]["days"] >= 330 else []
+        sections.append(by_period(frame, facts, profile))
     if profile["correlations"]:
         sections.append(strongest_link(frame, facts, profile))
     if profile["group_effects"]:
@@ -144,7 +145,7 @@ def main():
         sections.append(gaps(frame, facts))
     sections = sections or [frequent_values(frame, facts)]
     write_json(PARAMS["patterns"], {"sections": sections})
-    print(*[part["text"] for part in sections])
+    print(*[part["text"] for part in sections[:3]])
 
 
 main()

@@ -98,6 +98,7 @@ def course_of_time(frame, facts):
     gaps = when.drop_duplicates().sort_values().diff().dropna()
     found = {
         "date": facts[place]["name"], "first": str(when.min()), "last": str(when.max()),
+        "days": (when.max() - when.min()).days,
         "years": {str(year): int(count) for year, count in years.tail(200).items()},
         "months": {MONTHS[month - 1]: int(months.get(month, 0)) for month in range(1, 13)},
         "weekdays": {str(day): int(count) for day, count in weekdays.items()},
@@ -134,7 +135,8 @@ def tell_gaps(profile):
         return [f"No value is missing in {len(columns)} columns."]
     worst = max(gaps, key=lambda column: column["missing"])
     share = f"{worst['missing']} of {profile['rows']} ({worst['missing_share']:.1%})"
-    return [f"{len(gaps)} of {len(columns)} columns have gaps; most are in {worst['name']}: {share}."]
+    have = "has" if len(gaps) == 1 else "have"
+    return [f"{len(gaps)} of {len(columns)} columns {have} gaps; most are in {worst['name']}: {share}."]
 
 
 def tell_links(profile):
@@ -156,10 +158,11 @@ def tell_links(profile):
 def tell_time(time):
     if not time:
         return []
-    months = sorted(time["months"].items(), key=lambda month: -month[1])
-    extremes = (
-        f"{months[0][0]} has the most rows ({months[0][1]}) and {months[-1][0]} the fewest ({months[-1][1]})"
-    )
+    kinds = time["months"] if time["days"] >= 330 else time["weekdays"]
+    kinds = sorted(kinds.items(), key=lambda kind: -kind[1])
+    extremes = f"{kinds[0][0]} has the most rows ({kinds[0][1]})"
+    if len(kinds) > 1:
+        extremes += f" and {kinds[-1][0]} the fewest ({kinds[-1][1]})"
     lines = [f"{time['date']} runs from {time['first'][:10]} to {time['last'][:10]}; {extremes}."]
     for item in time["drift"][:1]:
         if abs(item["pearson"] or 0) >= 0.3:
@@ -193,7 +196,7 @@ def main():
     }
     profile["findings"] = tell(profile)
     write_json(PARAMS["profile"], profile)
-    print(f"{profile['rows']} rows, {len(facts)} columns.", *profile["findings"])
+    print(f"{profile['rows']} rows, {len(facts)} columns.", *profile["findings"][:3])
 
 
 main()
