@@ -142,33 +142,27 @@ class Agent:
     async def _embed(self, work: Work, attempt: Attempt, grant: LlmGrant) -> Outcome:
         texts = await texts_to_embed(work, attempt)
         if texts is None or len(work.spec.outputs) != 1:
-            return failed(
-                work,
-                "bad_task",
-                'agent.embed takes params {"texts": [...]} or one json input that is a list of strings, and '
-                "has one json output",
-            )
-        if estimate_tokens([{"content": text} for text in texts]) > grant.max_input_tokens:
-            return failed(
-                work,
-                "too_big",
-                f"{len(texts)} texts do not fit one call",
-                too_big=True,
-                usage=nothing_used(grant),
-            )
+            takes = 'params {"texts": [...]} or one json input that is a list of strings'
+            return failed(work, "bad_task", f"agent.embed takes {takes}, and has one json output")
+        tokens = estimate_tokens([{"content": text} for text in texts])
+        if tokens > grant.max_input_tokens:
+            return too_big(work, grant, tokens)
         match await self._provider.embed(grant.model, [redact(text) for text in texts]):
             case Limited() as limited:
                 return throttled(work, grant, limited)
             case Broken() as broken:
                 return broken_off(work, grant, broken)
             case Vectors() as found:
-                name = work.spec.outputs[0].name
-                body = json.dumps(found.vectors).encode()
-                ref = await attempt.artifacts.put_bytes(name, ArtifactType.JSON, body)
-                return Done(
-                    **ids(work),
-                    outputs={name: ref},
-                    summary=f"{len(texts)} vectors",
-                    usage=found.usage,
-                    rate=found.rate,
-                )
+                return await _embedded(work, attempt, found)
+
+
+async def _embedded(work: Work, attempt: Attempt, found: Vectors) -> Outcome:
+    """The vectors as the task's output; their bill is sent even when they cannot be stored."""
+    name, body = work.spec.outputs[0].name, json.dumps(found.vectors).encode()
+    bill = {"usage": found.usage, "rate": found.rate}
+    try:
+        ref = await attempt.artifacts.put_bytes(name, ArtifactType.JSON, body)
+    except GoalwrightError as error:
+        return failed(work, error.code, str(error), retryable=True).model_copy(update=bill)
+    done = Done(**ids(work), outputs={name: ref}, summary=f"{len(found.vectors)} vectors")
+    return done.model_copy(update=bill)

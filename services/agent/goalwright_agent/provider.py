@@ -7,7 +7,6 @@ settled before anything is validated.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import os
 import random
@@ -16,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -27,7 +25,6 @@ from goalwright_shared.messages import RateSeen, Usage
 from goalwright_shared.telemetry import redact
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
-from goalwright_agent.core.answers import storable
 from goalwright_agent.core.dialect import (
     Dialect,
     Schema,
@@ -38,6 +35,16 @@ from goalwright_agent.core.dialect import (
     is_too_long,
     structure_parameters,
 )
+from goalwright_agent.core.wire import (
+    DEFAULT_RETRY_SECONDS,
+    first_choice,
+    json_object,
+    rate_of,
+    retry_after,
+    text_of,
+    text_or_none,
+    usage_of,
+)
 from goalwright_agent.core.words import in_words
 from goalwright_agent.settings import AgentSettings
 
@@ -47,9 +54,8 @@ BLOCKED = "pool_blocked: "
 """Prefix of the reason of a throttle that no waiting mends: the scheduler parks the pool."""
 
 _BLOCKED_RETRY_SECONDS = 60.0
-_DEFAULT_RETRY_SECONDS = 5.0
 _JITTER = 0.25
-_NO_KEY = "no key"
+_NO_KEY = "none"
 _NO_QUOTA = re.compile(r"insufficient_quota|exceeded your current quota|credit balance is too low", re.I)
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.ConnectError)
 
@@ -229,7 +235,7 @@ class Provider:
     def _reply(
         self, text: str, headers: Mapping[str, str], model: str, seconds: float
     ) -> Reply | Limited | Broken:
-        body = _object(text)
+        body = json_object(text)
         if body is None:
             return Broken(
                 "provider_unavailable",
@@ -238,28 +244,28 @@ class Provider:
             )
         if isinstance(body.get("error"), dict | str) and not body.get("choices"):
             return self._error_in_200(body["error"], model)
-        choice = _first(body.get("choices"))
+        choice = first_choice(body.get("choices"))
         message = choice.get("message")
         if not isinstance(message, dict):
             return Broken("provider_unavailable", f"{self.base_url} answered without a message", True)
         calls = message.get("tool_calls")
         return Reply(
-            content=_text(message.get("content")),
+            content=text_of(message.get("content")),
             tool_calls=tuple(call for call in calls if isinstance(call, dict))
             if isinstance(calls, list)
             else (),
             refusal=message.get("refusal") if isinstance(message.get("refusal"), str) else None,
             finish_reason=choice.get("finish_reason"),
-            usage=_usage(body, model, seconds),
-            request_id=headers.get("x-request-id") or _str(body.get("id")),
-            rate=_rate(headers),
+            usage=usage_of(body, model, seconds),
+            request_id=headers.get("x-request-id") or text_or_none(body.get("id")),
+            rate=rate_of(headers),
             raw=body,
         )
 
     def _vectors(
         self, text: str, headers: Mapping[str, str], model: str, count: int, seconds: float
     ) -> Vectors | Broken:
-        body = _object(text) or {}
+        body = json_object(text) or {}
         items = body.get("data")
         vectors = (
             [item.get("embedding") for item in items if isinstance(item, dict)]
@@ -269,14 +275,14 @@ class Provider:
         if len(vectors) != count or None in vectors:
             return Broken("invalid_answer", f"{model} gave {len(vectors)} embeddings for {count} texts", True)
         found = [vector for vector in vectors if isinstance(vector, list)]
-        return Vectors(found, _usage(body, model, seconds), headers.get("x-request-id"), _rate(headers))
+        return Vectors(found, usage_of(body, model, seconds), headers.get("x-request-id"), rate_of(headers))
 
     def _error_in_200(self, error: Any, model: str) -> Limited | Broken:
         """Some proxies wrap a provider's error in a 200."""
         message = error.get("message") if isinstance(error, dict) else error
         code = error.get("code") if isinstance(error, dict) else None
         if code == 429 or str(code) == "rate_limit_exceeded":
-            return Limited(_jittered(_DEFAULT_RETRY_SECONDS), f"{model} is rate limited")
+            return Limited(_jittered(DEFAULT_RETRY_SECONDS), f"{model} is rate limited")
         return Broken(
             "provider_unavailable", f"{model} at {self.base_url}: {redact(str(message))[:500]}", True
         )
@@ -338,13 +344,15 @@ class Provider:
                 "or add credit at the provider, or set another OPENAI_API_KEY.",
                 blocked=True,
             )
-        wait = _retry_after(error.response.headers)
-        return Limited(_jittered(wait), f"rate limited: {said}", rate=_rate(error.response.headers))
+        wait = retry_after(error.response.headers, datetime.now(UTC))
+        return Limited(_jittered(wait), f"rate limited: {said}", rate=rate_of(error.response.headers))
 
     def _status(self, error: openai.APIStatusError, model: str) -> Limited | Broken:
         headers = error.response.headers
         if error.status_code in (503, 529) and "retry-after" in headers:
-            return Limited(_jittered(_retry_after(headers)), f"{model} is overloaded: {_said(error)}")
+            return Limited(
+                _jittered(retry_after(headers, datetime.now(UTC))), f"{model} is overloaded: {_said(error)}"
+            )
         if error.status_code == 402:
             reason = f"{BLOCKED}{self.base_url} wants payment: {_said(error)}"
             return Limited(_BLOCKED_RETRY_SECONDS, reason, blocked=True)
@@ -408,89 +416,6 @@ def _said(error: openai.APIError) -> str:
         words = body["message"]
     code = error.code if isinstance(error.code, str) else None
     return redact(f"{words} [{code}]" if code else str(words))[:500]
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return storable(body) if isinstance(body, dict) else None
-
-
-def _first(choices: Any) -> dict[str, Any]:
-    found = choices[0] if isinstance(choices, list) and choices else {}
-    return found if isinstance(found, dict) else {}
-
-
-def _str(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _text(content: Any) -> str:
-    """The text of a message; some servers answer with a list of parts."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
-
-
-def _usage(body: Mapping[str, Any], model: str, seconds: float) -> Usage | None:
-    """What the provider says was used; None when it does not say (estimates are never sent)."""
-    usage = body.get("usage")
-    if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
-        return None
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
-    return Usage(
-        model=model,
-        tokens_in=max(0, usage["prompt_tokens"]),
-        tokens_cached=max(0, cached) if isinstance(cached, int) else 0,
-        tokens_out=max(0, usage["completion_tokens"])
-        if isinstance(usage.get("completion_tokens"), int)
-        else 0,
-        seconds=round(seconds, 3),
-    )
-
-
-def _rate(headers: Mapping[str, str]) -> RateSeen | None:
-    """The limits of this key and model, where the provider tells them."""
-    requests = _count(headers.get("x-ratelimit-limit-requests"))
-    tokens = _count(headers.get("x-ratelimit-limit-tokens"))
-    if requests is None and tokens is None:
-        return None
-    return RateSeen(requests_per_minute=requests, tokens_per_minute=tokens)
-
-
-def _count(value: str | None) -> int | None:
-    return int(value) if value and value.isascii() and value.isdigit() and len(value) < 16 else None
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds until the provider wants to be asked again."""
-    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
-        return milliseconds / 1000
-    value = headers.get("retry-after")
-    if (seconds := _number(value)) is not None:
-        return seconds
-    if value:
-        try:
-            return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-        except (ValueError, TypeError):
-            pass
-    resets = [_span(headers.get(f"x-ratelimit-reset-{what}")) for what in ("requests", "tokens")]
-    known = [seconds for seconds in resets if seconds is not None]
-    return max(known) if known else _DEFAULT_RETRY_SECONDS
-
-
-def _number(value: str | None) -> float | None:
-    return float(value) if value and re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip()) else None
-
-
-def _span(value: str | None) -> float | None:
-    """Seconds of a span like `6m0s`, `1.5s` or `20ms`."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", value or "")
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-    return sum(float(number) * units[unit] for number, unit in parts) if parts else None
 
 
 def _jittered(seconds: float) -> float:
