@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any, cast
@@ -33,11 +34,14 @@ from goalwright_shared.messages import (
     parse_strict,
 )
 from goalwright_shared.worker import Attempt
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nats.aio.client import Client
 from pydantic import JsonValue
 from support.artifacts import MemoryArtifacts
 
 from planner.plans import LANES, answer, task
+from planner.test_compiler import JSON
 
 GOOD = answer(
     [task("clean", ["orders"], ["tidy:table"]), task("report", ["tidy"], ["report"], "agent.writer")],
@@ -46,6 +50,14 @@ GOOD = answer(
     assumptions=["EUR"],
     questions=[{"text": "Which year?", "options": [], "default": "2026"}],
 )
+UGLY = [
+    json.dumps(GOOD).replace("Do clean", "Do\\u0000 \\ud800 clean"),
+    json.dumps(GOOD).replace('"seconds": 10', '"seconds": NaN'),
+    json.dumps(GOOD).replace('"seconds": 10', '"seconds": ' + "9" * 5000),
+    json.dumps(GOOD)[:-20],
+    "[" * 100_000,
+    '{"tasks": "\\u0000"}',
+]
 CYCLE = answer([task("a", ["y"], ["x"]), task("b", ["x"], ["y", "report"])], ["report"])
 
 
@@ -540,6 +552,23 @@ async def test_excerpts_are_of_text_only_short_and_without_secrets() -> None:
     assert await excerpt(parquet, artifacts) == ""
     secret = await artifacts.put_bytes("s", ArtifactType.TEXT, b"key sk-abcdefghijklmnop")
     assert "sk-abc" not in await excerpt(secret, artifacts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(JSON.map(json.dumps) | st.text() | st.sampled_from(UGLY))
+def test_any_answer_leads_to_an_outcome_that_can_be_sent(text: str) -> None:
+    async def played() -> None:
+        world, at = World(plan_max_repairs=1), root()
+        outcome = await world.perform(at)
+        for _ in range(2):
+            if isinstance(outcome, Failed) or outcome.kind != "expand" or outcome.continuation is None:
+                break
+            at, outcome = await world.answered(at, outcome, text)
+        payload = outcome.to_json()
+        assert b"\\u0000" not in payload
+        assert isinstance(outcome, Failed | Expand)
+
+    asyncio.run(played())
 
 
 async def test_many_inputs_share_the_room_for_excerpts(world: World) -> None:

@@ -12,11 +12,13 @@ from goalwright_shared.messages import ArtifactRef, ArtifactType
 
 
 class MemoryArtifacts:
-    """The port `Artifacts` over a dictionary of contents by hash; `reads` counts what was fetched."""
+    """The port `Artifacts` over a dictionary of contents by hash; `reads` lists what was fetched, `full` makes
+    every put that does not fit inline fail, as a full disk does."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.reads: list[str] = []
+        self.full = False
 
     async def put_bytes(
         self, name: str, type: ArtifactType, data: bytes, media_type: str | None = None
@@ -25,6 +27,8 @@ class MemoryArtifacts:
         small = inline_ref(name, type, data, media_type)
         if small is not None:
             return small
+        if self.full:
+            raise ArtifactUnavailable("artifact_not_stored", "the store is full")
         digest = hashlib.sha256(data).hexdigest()
         self.objects[digest] = data
         return ArtifactRef(

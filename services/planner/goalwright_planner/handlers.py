@@ -32,7 +32,7 @@ from goalwright_shared.telemetry import redact
 from goalwright_shared.worker import Attempt
 from pydantic import BaseModel, JsonValue
 
-from goalwright_planner.core import approval, briefs, cards, compiler, names, revision
+from goalwright_planner.core import answers, approval, briefs, cards, compiler, names, revision
 from goalwright_planner.core.compiler import Brief, Plan, Rejected
 from goalwright_planner.core.revision import Situation
 from goalwright_planner.core.schemas import PLAN, REVISION, Schema
@@ -236,12 +236,7 @@ async def _text(child: ChildResult, artifacts: Artifacts) -> str:
 
 async def _answer(child: ChildResult, artifacts: Artifacts) -> JsonValue:
     """The child's one output as JSON, or as the text that it is instead."""
-    text = await _text(child, artifacts)
-    try:
-        answer: JsonValue = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return text
-    return answer
+    return answers.read_json(await _text(child, artifacts))
 
 
 def _ask(work: Work, messages: list[ChatMessage], schema: Schema, step: Step) -> Expand:

@@ -5,11 +5,13 @@ Servers exist that ignore a schema with HTTP 200, so nothing about an answer is 
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from goalwright_shared.messages import ArtifactType
+from pydantic import JsonValue
 
 _WORDS = {
     ArtifactType.TEXT: ["md", "markdown", "txt", "string", "str", "report", "html", "code"],
@@ -23,8 +25,8 @@ _WORDS = {
 _TYPES = {word: type for type, words in _WORDS.items() for word in [type.value, *words]}
 
 
-class Unreadable(ValueError):
-    """The answer is not even of the right kind; the message is for the model."""
+class Unusable(ValueError):
+    """An answer that cannot be mended; the message is for the model."""
 
 
 @dataclass(slots=True)
@@ -94,8 +96,16 @@ class RevisionAnswer:
         return not (self.drop or self.add or self.values)
 
 
+def read_json(text: str) -> JsonValue:
+    """The JSON in an answer, or its text when it is none; only what JSON and Postgres can store."""
+    try:
+        return _storable(json.loads(text))
+    except (ValueError, RecursionError):
+        return _storable(text)
+
+
 def read_plan(answer: object) -> PlanAnswer:
-    """The plan in `answer`; raises Unreadable when it is no object with tasks."""
+    """The plan in `answer`; raises Unusable when it is no object with tasks."""
     body = _body(answer, ("tasks",), "plan")
     return PlanAnswer(
         objective=_text(body.get("objective")),
@@ -109,7 +119,7 @@ def read_plan(answer: object) -> PlanAnswer:
 
 
 def read_revision(answer: object) -> RevisionAnswer:
-    """The revision in `answer`; raises Unreadable when it is no object."""
+    """The revision in `answer`; raises Unusable when it is no object."""
     body = _body(answer, ("add", "drop", "values"), "revision")
     return RevisionAnswer(
         reason=_text(body.get("reason")),
@@ -131,15 +141,26 @@ def artifact_type(text: str, name: str = "") -> ArtifactType:
     return _TYPES.get(word) or _TYPES.get(extension) or ArtifactType.TEXT
 
 
+def _storable(value: object) -> JsonValue:
+    """Without NUL, lone surrogates, NaN and infinity."""
+    if isinstance(value, str):
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {str(_storable(key)): _storable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, int | float) else None
+
+
 def _body(answer: object, wanted: tuple[str, ...], wrapper: str) -> dict[str, Any]:
     """The answer's object, also when a model wrapped it in a field named after the schema."""
     if isinstance(answer, dict) and not any(name in answer for name in wanted):
         inner = next((v for k, v in answer.items() if k.lower() == wrapper and isinstance(v, dict)), None)
         answer = answer if inner is None else inner
     if not isinstance(answer, dict) or not any(name in answer for name in wanted):
-        raise Unreadable(
-            f"unreadable: the answer must be one JSON object with the field {' or '.join(wanted)}"
-        )
+        raise Unusable(f"unreadable: the answer must be one JSON object with the field {' or '.join(wanted)}")
     return answer
 
 
@@ -203,8 +224,7 @@ def _texts(value: object) -> list[str]:
 def _text(value: object) -> str:
     if value is None or isinstance(value, bool | dict | list):
         return ""
-    text = str(value).replace("\0", "").strip()
-    return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be stored
+    return str(value).replace("\0", "").encode("utf-8", "replace").decode().strip()
 
 
 def _number(value: object, default: float) -> float:

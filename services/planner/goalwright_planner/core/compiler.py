@@ -22,7 +22,7 @@ from goalwright_shared.messages import (
 )
 
 from goalwright_planner.core import mend, names
-from goalwright_planner.core.answers import Draft, Named, PlanAnswer, Unreadable, read_plan
+from goalwright_planner.core.answers import Draft, Named, PlanAnswer, Unusable, read_plan
 
 PLAN_LANE = "plan"
 _ERRORS_TOLD = 12
@@ -96,7 +96,7 @@ def refusal(answer: object) -> str | None:
     """The reason of an honest refusal (a plan without tasks that says why), else None."""
     try:
         plan = read_plan(answer)
-    except Unreadable:
+    except Unusable:
         return None
     return " ".join(plan.assumptions) or None if not plan.tasks else None
 
@@ -105,7 +105,7 @@ def compile_plan(answer: object, brief: Brief) -> Plan | Rejected:
     """The plan that `answer` means, or what is wrong with it."""
     try:
         mended = _mend(_read(answer, brief), brief)
-    except Unreadable as error:
+    except Unusable as error:
         return Rejected((str(error),))
     mend.settle_inputs(mended.drafts, brief.inputs, mended.meant, mended.warnings)
     _deliver_only_sink(mended)
@@ -118,7 +118,7 @@ def compile_sequence(answer: object, brief: Brief) -> Plan | Rejected:
     deliverables that nobody makes given to the last task. Flagged in the warnings."""
     try:
         mended = _mend(_read(answer, brief), brief)
-    except Unreadable as error:
+    except Unusable as error:
         return Rejected((str(error),))
     mended.warnings.append("the plan could not be repaired: its tasks run one after the other as written")
     _in_sequence(mended, brief)
@@ -135,10 +135,10 @@ def atomic(brief: Brief, spec: TaskSpec, reason: str) -> Plan:
 
 
 def _read(answer: object, brief: Brief) -> PlanAnswer:
-    """The answer; raises Unreadable also for one so large that even pruning could not help it."""
+    """The answer; raises Unusable also for one so large that even pruning could not help it."""
     plan = read_plan(answer)
     if len(plan.tasks) > 2 * brief.limits.max_tasks:
-        raise Unreadable(_too_many(len(plan.tasks), brief))
+        raise Unusable(_too_many(len(plan.tasks), brief))
     return plan
 
 

@@ -13,7 +13,7 @@ from goalwright_shared import graph
 from goalwright_shared.messages import AddTask, DropTask, Operation, OutputSpec, TaskSpec, ValueTask
 
 from goalwright_planner.core import mend, names
-from goalwright_planner.core.answers import Draft, RevisionAnswer, Unreadable, read_revision
+from goalwright_planner.core.answers import Draft, RevisionAnswer, Unusable, read_revision
 from goalwright_planner.core.approval import estimated_usd
 from goalwright_planner.core.compiler import DEFAULT_LIMITS, PLAN_LANE, Limits, Rejected, graph_errors, told
 
@@ -92,7 +92,7 @@ def compile_revision(answer: object, now: Situation) -> Revision | Rejected:
     """What `answer` changes, or what is wrong with it."""
     try:
         revision = read_revision(answer)
-    except Unreadable as error:
+    except Unusable as error:
         return Rejected((str(error),))
     warnings: list[str] = []
     drops, errors = _drops(revision, now, warnings)
