@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import structlog
 from goalwright_shared.clock import Clock
-from goalwright_shared.errors import GoalwrightError, Unreachable
+from goalwright_shared.errors import Unreachable
 from goalwright_shared.lifecycle import Stopper
-from goalwright_shared.messages import BadMessage, Event
+from goalwright_shared.messages import Event
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
@@ -93,10 +93,8 @@ class Auditor:
         if self._is_known(message):
             await self._settle(message)
             return
-        try:
-            event = await self._feed.read(message)
-        except (BadMessage, GoalwrightError) as error:
-            log.error("event is unreadable", subject=message.subject, error=str(error))
+        event = await self._feed.read(message)
+        if event is None:
             await self._settle(message)
             return
         try:

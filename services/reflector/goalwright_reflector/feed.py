@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 from goalwright_shared import subjects, topology
 from goalwright_shared.artifacts import Artifacts
-from goalwright_shared.messages import Event, parse_strict
+from goalwright_shared.errors import GoalwrightError
+from goalwright_shared.messages import BadMessage, Event, parse_strict
 from goalwright_shared.worker import unpack
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -71,15 +72,21 @@ class EventFeed:
             await asyncio.sleep(0.5)
             return []
 
-    async def read(self, message: Msg) -> Event:
-        """The event in a message; raises `BadMessage` or `ArtifactUnavailable`."""
-        return parse_strict(_EVENT, await unpack(message.data, self._artifacts))
+    async def read(self, message: Msg) -> Event | None:
+        """The event in a message; None (and a line in the log) when it cannot be read."""
+        try:
+            return parse_strict(_EVENT, await unpack(message.data, self._artifacts))
+        except (BadMessage, GoalwrightError) as error:
+            log.error("event is unreadable", subject=message.subject, error=str(error))
+            return None
 
     async def replay(self, owner: str, goal_id: str, after: int) -> AsyncIterator[tuple[Event, int]]:
         """The events of one goal behind stream sequence `after`, to the end, each with its sequence."""
         config = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=after + 1)
         async for message in self._stored(subjects.events_of(goal_id, owner), config):
-            yield await self.read(message), message.metadata.sequence.stream
+            event = await self.read(message)
+            if event is not None:
+                yield event, message.metadata.sequence.stream
 
     async def open_goals(self) -> set[tuple[str, str]]:
         """(owner, goal_id) of the goals that the stream knows as accepted and not as finished."""
