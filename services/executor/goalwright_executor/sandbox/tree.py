@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,11 @@ class Usage:
     cpu_seconds: float
     resident_bytes: int
     pids: tuple[int, ...]
+
+
+def is_visible() -> bool:
+    """Whether the kernel lists child processes; without, nothing here sees a tree."""
+    return Path(f"/proc/self/task/{threading.get_native_id()}/children").exists()
 
 
 def usage(root: int) -> Usage:

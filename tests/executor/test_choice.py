@@ -1,0 +1,71 @@
+"""Which sandbox is taken, and what is said where none isolates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from goalwright_executor.app import sandboxes
+from goalwright_executor.libraries import Libraries
+from goalwright_executor.sandbox.bubblewrap import Bubblewrap, find_bwrap
+from goalwright_executor.sandbox.choose import Choice
+from goalwright_executor.sandbox.docker import Docker
+from goalwright_executor.settings import ExecutorSettings
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [("auto", ["bubblewrap", "docker"]), ("bubblewrap", ["bubblewrap"]), ("docker", ["docker"])],
+)
+def test_auto_tries_bubblewrap_before_docker(setting: str, names: list[str], tmp_path: Path) -> None:
+    settings = ExecutorSettings.model_validate({"sandbox": setting, "home": tmp_path})
+    assert [one.name for one in sandboxes(settings, Libraries(settings))] == names
+
+
+async def test_where_none_isolates_every_reason_and_fix_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    choice = Choice([Bubblewrap(slots=1, bwrap=tmp_path / "bwrap"), Docker(slots=1, image="x")])
+    assert choice.problem is not None
+    await choice.start()
+    assert choice.sandbox is None
+    assert choice.problem is not None
+    assert "programs are refused" in choice.problem
+    assert f"bubblewrap: {tmp_path}/bwrap" in choice.problem
+    assert "docker: no Docker engine answers" in choice.problem
+    await choice.stop()
+
+
+async def test_a_bubblewrap_that_is_none_is_not_taken_for_one(tmp_path: Path) -> None:
+    liar = tmp_path / "bwrap"
+    liar.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
+    liar.chmod(0o755)
+    sandbox = Bubblewrap(slots=1, bwrap=liar)
+    problem = await sandbox.check()
+    await sandbox.close()
+    assert problem is not None
+    assert str(liar) in problem
+
+
+async def test_the_first_that_works_is_taken_and_named(tmp_path: Path) -> None:
+    if not find_bwrap():
+        pytest.skip("bubblewrap is not installed")
+    broken, working = Bubblewrap(slots=1, bwrap=tmp_path / "bwrap"), Bubblewrap(slots=1)
+    choice = Choice([broken, working])
+    await choice.start()
+    if choice.sandbox is None:
+        pytest.skip(f"bubblewrap does not isolate here: {choice.problem}")
+    assert choice.sandbox is working
+    assert choice.problem is None
+    await choice.stop()
+    await choice.stop()
+
+
+async def test_an_engine_without_the_image_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = Docker(slots=1, image="goalwright-no-such-image:latest")
+    problem = await sandbox.check()
+    await sandbox.close()
+    if problem is None or "no Docker engine answers" in problem:
+        pytest.skip("no Docker engine answers here")
+    assert "docker build -t goalwright-no-such-image:latest -f deploy/programs.Dockerfile ." in problem
