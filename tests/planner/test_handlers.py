@@ -50,7 +50,9 @@ GOOD = answer(
     assumptions=["EUR"],
     questions=[{"text": "Which year?", "options": [], "default": "2026"}],
 )
+CYCLE = answer([task("a", ["y"], ["x"]), task("b", ["x"], ["y", "report"])], ["report"])
 UGLY = [
+    json.dumps(CYCLE).replace("Report on sales", "Report\\u0000 on \\ud800 sales"),
     json.dumps(GOOD).replace("Do clean", "Do\\u0000 \\ud800 clean"),
     json.dumps(GOOD).replace('"seconds": 10', '"seconds": NaN'),
     json.dumps(GOOD).replace('"seconds": 10', '"seconds": ' + "9" * 5000),
@@ -58,7 +60,6 @@ UGLY = [
     "[" * 100_000,
     '{"tasks": "\\u0000"}',
 ]
-CYCLE = answer([task("a", ["y"], ["x"]), task("b", ["x"], ["y", "report"])], ["report"])
 
 
 class World:
