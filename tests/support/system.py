@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -15,9 +16,11 @@ import nats
 import pytest
 from goalwright_cli.embedded_nats import EmbeddedNats
 from goalwright_scheduler import migrations
+from goalwright_scheduler.app import build
 from goalwright_scheduler.lanes import store_lanes
-from goalwright_scheduler.settings import HUMAN_LANE
+from goalwright_scheduler.settings import HUMAN_LANE, SchedulerSettings
 from goalwright_shared import topology
+from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.messages import Lane, PoolLimit
 from nats.aio.client import Client
 
@@ -42,6 +45,9 @@ LANES = [
 ]  # fmt: skip
 
 
+_SERVE = "import asyncio, goalwright_scheduler.app as app; raise SystemExit(asyncio.run(app.serve()))"
+
+
 async def wait_for(check: Callable[[], Awaitable[Any]], seconds: float = 15.0) -> Any:
     """The first truthy answer of `check`; fails when there is none in time."""
     async with asyncio.timeout(seconds):
@@ -63,11 +69,23 @@ class System:
     performers: list[asyncio.Task[None]] = field(default_factory=list)
     performed: list[tuple[str, int, str]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
+    _service: Client | None = None
 
-    async def start_scheduler(self, **environment: str) -> asyncio.subprocess.Process:
-        """One more scheduler process."""
+    async def start_scheduler(self, **settings: Any) -> None:
+        """A scheduler inside the test's own process: two seconds of imports are paid once."""
+        chosen = {"leader_lease_seconds": 1, "worker": "in-process", **settings}
+        stopper = Stopper()
+        made = SchedulerSettings(nats_url=self.server.service_url, postgres_dsn=self.dsn, **chosen)
+        for part in build(made, stopper):
+            await part.start()
+            self.parts.append(part)
+        await wait_for(self.answers, 30)
+
+    async def start_scheduler_process(self, **environment: str) -> asyncio.subprocess.Process:
+        """One more scheduler, as a process that can be killed."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", "import asyncio, goalwright_scheduler.app as a; raise SystemExit(asyncio.run(a.serve()))",
+            sys.executable, "-c", _SERVE,
             env={**os.environ, "GOALWRIGHT_NATS_URL": self.server.service_url, "GOALWRIGHT_POSTGRES_DSN": self.dsn,
                  "GOALWRIGHT_LOG_LEVEL": "warning", "GOALWRIGHT_LEADER_LEASE_SECONDS": "1",
                  **self.environment, **environment},
@@ -81,6 +99,12 @@ class System:
         process.send_signal(number)
         await process.wait()
         self.processes.remove(process)
+
+    async def service(self) -> Client:
+        """A connection with the rights of a service."""
+        if self._service is None:
+            self._service = await nats.connect(self.server.service_url)
+        return self._service
 
     async def answers(self) -> bool:
         """Whether a leader answers control requests."""
@@ -118,6 +142,11 @@ class System:
                 await pull.unsubscribe()
                 return found
 
+    async def dead(self, stream: str) -> Any:
+        """The last message that was kept as dead, with the operator's rights."""
+        message = await (await self.service()).jetstream().get_last_msg("DEAD", f"dead.{stream}")
+        return json.loads(message.data or b"{}")
+
     async def finished(self, goal_id: str, seconds: float = 20.0) -> Any:
         """The data of `goal.finished`, awaited."""
 
@@ -141,15 +170,20 @@ class System:
         return await wait_for(there)
 
     def perform(
-        self, lane: str, answer: Callable[[Any], Any] | None = None, slots: int = 4
+        self,
+        lane: str,
+        answer: Callable[[Any], Any] | None = None,
+        slots: int = 4,
+        client: str = "client",
     ) -> list[asyncio.Task[None]]:
-        """A performer on plain nats-py; `answer` maps Work to an outcome's own fields (None: no answer)."""
-        started = [asyncio.create_task(self._slot(lane, answer or echo)) for _ in range(slots)]
+        """A performer on plain nats-py; `answer` maps Work to an outcome's own fields (None: no answer).
+        With `client="service"` it has the rights of a service, for the lanes of ours."""
+        started = [asyncio.create_task(self._slot(lane, answer or echo, client)) for _ in range(slots)]
         self.performers += started
         return started
 
-    async def _slot(self, lane: str, answer: Callable[[Any], Any]) -> None:
-        js = self.client.jetstream()
+    async def _slot(self, lane: str, answer: Callable[[Any], Any], client: str) -> None:
+        js = (self.client if client == "client" else await self.service()).jetstream()
         pull = await js.pull_subscribe_bind(durable="work-" + lane.replace(".", "-"), stream="WORK")
         while True:
             try:
@@ -158,6 +192,9 @@ class System:
                 await asyncio.sleep(0.05)
                 continue
             work = json.loads(message.data)
+            if "body_ref" in work:  # over 512 KiB: the whole message is an artifact
+                store = await js.object_store("ARTIFACTS")
+                work = json.loads((await store.get(work["body_ref"]["object"])).data)
             self.performed.append((work["spec"]["key"], work["epoch"], lane))
             outcome = answer(work)
             if asyncio.iscoroutine(outcome):
@@ -170,8 +207,6 @@ class System:
 
 def artifact(name: str, text: str, type: str = "text") -> dict[str, Any]:
     """An inline artifact, as an outsider would write it."""
-    import hashlib
-
     body = text.encode()
     return {"name": name, "type": type, "media_type": "text/plain", "size": len(body),
             "sha256": hashlib.sha256(body).hexdigest(), "inline": text}  # fmt: skip
@@ -226,7 +261,11 @@ async def system(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[
         for task in made.performers:
             task.cancel()
         await asyncio.gather(*made.performers, return_exceptions=True)
+        for part in reversed(made.parts):
+            await part.stop()
         for process in list(made.processes):
             if process.returncode is None:
                 await made.kill(process)
+        if made._service is not None:
+            await made._service.close()
         await client.close()

@@ -9,7 +9,7 @@ from goalwright_shared.artifacts import ObjectArtifacts
 from goalwright_shared.broker import Connection, build_broker, process_name
 from goalwright_shared.errors import Unreachable
 from goalwright_shared.health import Health
-from goalwright_shared.lifecycle import Stopper
+from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.telemetry import configure_logging, redact, remember_secrets
 
 from goalwright_scheduler import migrations
@@ -77,20 +77,19 @@ class Handlers:
         """The connection stops them with itself."""
 
 
-async def serve(settings: SchedulerSettings | None = None) -> int:
-    """Run the scheduler until a signal. Returns the exit code."""
-    settings = settings or SchedulerSettings()
-    configure_logging("scheduler", level=settings.log_level, format=settings.log_format)
-    remember_secrets([settings.postgres_dsn, settings.nats_url])
-    stopper = Stopper()
+def build(settings: SchedulerSettings, stopper: Stopper) -> list[Part]:
+    """The parts of a scheduler, in the order they start."""
     broker = build_broker("scheduler", settings, stopper)
     connection = Connection(broker, settings)
     database = Database(settings.postgres_dsn)
-    artifacts = ObjectArtifacts(lambda: connection.nats.jetstream(timeout=30))
     leadership = Leadership(
-        connect=database.connect, broker=broker, client=lambda: connection.nats, artifacts=artifacts,
-        settings=settings, holder=process_name(settings), fatal=stopper.fatal,
-    )  # fmt: skip
+        connect=database.connect,
+        broker=broker,
+        client=lambda: connection.nats,
+        artifacts=ObjectArtifacts(lambda: connection.nats.jetstream(timeout=30)),
+        settings=settings,
+        holder=process_name(settings),
+    )
     query_subscribers(broker, lambda: Queries(database.pool, leadership.memory))
 
     async def ready() -> str | None:
@@ -103,4 +102,13 @@ async def serve(settings: SchedulerSettings | None = None) -> int:
         return None
 
     health = Health("scheduler", settings.health_host, settings.health_port, ready)
-    return await lifecycle.run([connection, database, health, Handlers(connection), leadership], stopper)
+    return [connection, database, health, Handlers(connection), leadership]
+
+
+async def serve(settings: SchedulerSettings | None = None) -> int:
+    """Run the scheduler until a signal. Returns the exit code."""
+    settings = settings or SchedulerSettings()
+    configure_logging("scheduler", level=settings.log_level, format=settings.log_format)
+    remember_secrets([settings.postgres_dsn, settings.nats_url])
+    stopper = Stopper()
+    return await lifecycle.run(build(settings, stopper), stopper)

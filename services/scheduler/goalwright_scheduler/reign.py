@@ -46,10 +46,9 @@ class Leadership:
         artifacts: ObjectArtifacts,
         settings: SchedulerSettings,
         holder: str,
-        fatal: Callable[[str], None],
     ) -> None:
         self._connect, self._broker, self._client = connect, broker, client
-        self._artifacts, self._settings, self._holder, self._fatal = artifacts, settings, holder, fatal
+        self._artifacts, self._settings, self._holder = artifacts, settings, holder
         self.memory = Memory()
         self.leads = False
         self._task: asyncio.Task[None] | None = None

@@ -1,0 +1,313 @@
+"""What each kind of outcome does to a task, its parent and its dependants."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from support.system import System, artifact, chain, echo, wait_for
+
+
+def task(key: str, lane: str = "custom.a", **more: Any) -> dict[str, Any]:
+    return {"key": key, "lane": lane, "outputs": [{"name": f"o-{key}"}], **more}
+
+
+async def test_expansion_without_continuation_produces_the_parents_outputs(system: System) -> None:
+    await system.start_scheduler()
+
+    def answer(work: Any) -> dict[str, Any]:
+        if work["spec"]["key"] != "parent":
+            return echo(work)
+        inner = {"key": "inner", "lane": "custom.b", "inputs": ["mid"], "outputs": [{"name": "o-parent"}]}
+        first = {"key": "first", "lane": "custom.b", "outputs": [{"name": "mid"}]}
+        return {"kind": "expand", "tasks": [first, inner]}
+
+    system.perform("custom.a", answer)
+    system.perform("custom.b")
+    goal = await system.submit(plan={"tasks": [task("parent"), task("after", inputs=["o-parent"])]})
+    ended = await system.finished(goal)
+    assert ended["status"] == "done"
+    assert ended["deliverables"]["o-after"]["inline"] == "after(o-parent=inner(mid=first()))"
+
+
+async def test_expansion_with_continuation_comes_back_with_its_children(system: System) -> None:
+    await system.start_scheduler()
+    resumed: list[Any] = []
+
+    def answer(work: Any) -> dict[str, Any]:
+        if work["spec"]["key"] != "asker":
+            return echo(work)
+        if work["continuation"] is None:
+            return {"kind": "expand", "tasks": [task("child", "custom.b")], "continuation": {"step": 2}}
+        resumed.append(work)
+        return echo(work)
+
+    system.perform("custom.a", answer)
+    system.perform("custom.b")
+    goal = await system.submit(plan={"tasks": [task("asker")]})
+    assert (await system.finished(goal))["status"] == "done"
+    (work,) = resumed
+    assert (work["epoch"], work["turn"], work["continuation"]) == (2, 1, {"step": 2})
+    (child,) = work["children"]
+    assert (child["key"], child["status"]) == ("child", "succeeded")
+    assert child["outputs"]["o-child"]["inline"] == "child()"
+
+
+async def test_another_turn_counts_no_failure(system: System) -> None:
+    await system.start_scheduler()
+
+    def answer(work: Any) -> dict[str, Any]:
+        if (work["continuation"] or 0) < 3:
+            return {"kind": "expand", "tasks": [], "continuation": (work["continuation"] or 0) + 1}
+        return echo(work)
+
+    system.perform("custom.a", answer)
+    goal = await system.submit(plan={"tasks": [task("turns")]})
+    await system.finished(goal)
+    told = await system.task(goal, "turns")
+    assert (told["state"], told["turn"], told["failures"], told["epoch"]) == ("succeeded", 3, 0, 4)
+
+
+async def test_turns_are_limited(system: System) -> None:
+    await system.start_scheduler()
+    system.perform("custom.a", lambda work: {"kind": "expand", "tasks": [], "continuation": 1})
+    goal = await system.submit(plan={"tasks": [task("endless", max_turns=3)]})
+    ended = await system.finished(goal)
+    assert ended["status"] == "failed"
+    assert "had its 3 turns" in ended["reason"]
+
+
+async def test_retryable_failure_is_tried_again_with_its_errors(system: System) -> None:
+    await system.start_scheduler()
+    errors: list[Any] = []
+
+    def answer(work: Any) -> dict[str, Any]:
+        errors.append([e["message"] for e in work["attempt_errors"]])
+        if work["epoch"] == 1:
+            return {"kind": "failed", "error": {"code": "odd", "message": "not today", "retryable": True}}
+        return echo(work)
+
+    system.perform("custom.a", answer)
+    goal = await system.submit(plan={"tasks": [task("shaky")]})
+    assert (await system.finished(goal))["status"] == "done"
+    assert errors == [[], ["not today"]]
+
+
+async def test_dead_task_skips_its_dependants_and_others_go_on(system: System) -> None:
+    await system.start_scheduler()
+
+    def answer(work: Any) -> dict[str, Any]:
+        if work["spec"]["key"] == "bad":
+            return {"kind": "failed", "error": {"code": "no", "message": "cannot", "retryable": False}}
+        return echo(work)
+
+    system.perform("custom.a", answer)
+    plan = [task("bad"), task("needs-bad", inputs=["o-bad"]), task("fine")]
+    goal = await system.submit(plan={"tasks": plan})
+    ended = await system.finished(goal)
+    assert ended["status"] == "failed"
+    assert "o-needs-bad cannot be delivered: task bad failed: cannot" in ended["reason"]
+    assert set(ended["deliverables"]) == {"o-fine"}
+    assert ended["missing"] == ["o-needs-bad"]
+    states = {t["key"]: t["state"] for t in (await system.request("query.graph", {"goal_id": goal}))["tasks"]}
+    assert states == {"goal": "dead", "bad": "dead", "needs-bad": "skipped", "fine": "succeeded"}
+
+
+async def test_dead_child_is_a_result_for_a_parent_with_continuation(system: System) -> None:
+    await system.start_scheduler()
+
+    def answer(work: Any) -> dict[str, Any]:
+        if work["spec"]["key"] == "child":
+            return {"kind": "failed", "error": {"code": "no", "message": "cannot", "retryable": False}}
+        if work["continuation"] is None:
+            return {"kind": "expand", "tasks": [task("child")], "continuation": 1}
+        assert work["children"][0]["error"]["message"] == "cannot"
+        return echo(work)
+
+    system.perform("custom.a", answer)
+    goal = await system.submit(plan={"tasks": [task("asker")]})
+    assert (await system.finished(goal))["status"] == "done"
+
+
+async def test_goal_fails_at_once_when_a_task_says_so(system: System) -> None:
+    await system.start_scheduler()
+    system.perform(
+        "custom.a",
+        lambda w: {"kind": "failed", "error": {"code": "no", "message": "cannot", "retryable": False}},
+    )
+    goal = await system.submit(
+        plan={"tasks": [task("vital", on_dead="fail_goal"), task("never", "custom.b")]}
+    )
+    ended = await system.finished(goal)
+    assert (ended["status"], ended["reason"]) == ("failed", "task vital failed: cannot")
+    assert (await system.task(goal, "never"))["state"] == "cancelled"
+
+
+async def test_throttle_counts_no_failure(system: System) -> None:
+    await system.start_scheduler()
+
+    def answer(work: Any) -> dict[str, Any]:
+        return {"kind": "throttled", "retry_after_seconds": 0.1} if work["epoch"] < 3 else echo(work)
+
+    system.perform("custom.a", answer)
+    goal = await system.submit(plan={"tasks": [task("slow")]})
+    await system.finished(goal)
+    told = await system.task(goal, "slow")
+    assert (told["state"], told["failures"], told["epoch"]) == ("succeeded", 0, 3)
+
+
+async def test_outcome_of_an_old_epoch_takes_no_effect(system: System) -> None:
+    await system.start_scheduler()
+    kept: list[Any] = []
+
+    def answer(work: Any) -> dict[str, Any] | None:
+        kept.append(work)
+        return None if work["epoch"] == 1 else {**echo(work), "summary": "the second try"}
+
+    system.perform("custom.short", answer)
+    goal = await system.submit(plan={"tasks": [task("late", "custom.short")]})
+    assert (await system.finished(goal))["status"] == "done"
+    stale = {
+        "goal_id": goal,
+        "task_id": kept[0]["task_id"],
+        "epoch": 1,
+        **echo(kept[0]),
+        "summary": "too late",
+    }
+    await system.client.jetstream().publish("outcomes.custom.short", json.dumps(stale).encode())
+    later = await system.submit(plan={"tasks": [task("later", "custom.short")]})
+
+    async def next_goal_is_served() -> bool:
+        return any(work["goal_id"] == later for work in kept)
+
+    await wait_for(next_goal_is_served)
+    told = await system.task(goal, "late")
+    assert [a["summary"] for a in told["attempts"] if a["kind"] == "done"] == ["the second try"]
+    assert told["failures"] == 1
+
+
+async def test_same_outcome_twice_is_one(system: System) -> None:
+    await system.start_scheduler()
+
+    async def answer(work: Any) -> dict[str, Any]:
+        outcome = {name: work[name] for name in ("goal_id", "task_id", "epoch")} | echo(work)
+        await system.client.jetstream().publish("outcomes.custom.a", json.dumps([outcome, outcome]).encode())
+        return echo(work)
+
+    system.perform("custom.a", answer)
+    goal = await system.submit(plan={"tasks": chain("custom.a", "x", "y")})
+    await system.finished(goal)
+    kinds = [event["kind"] for event in await system.events(goal)]
+    assert kinds.count("task.succeeded") == 3  # x, y and the goal's own task
+
+
+async def test_answer_without_a_declared_output_is_a_failure_that_names_it(system: System) -> None:
+    await system.start_scheduler()
+
+    def answer(work: Any) -> dict[str, Any]:
+        return {"kind": "done", "outputs": {}} if work["epoch"] == 1 else echo(work)
+
+    system.perform("custom.a", answer)
+    goal = await system.submit(plan={"tasks": [task("forgets")]})
+    assert (await system.finished(goal))["status"] == "done"
+    first = (await system.task(goal, "forgets"))["attempts"][0]
+    assert first["error"]["code"] == "missing_output"
+    assert "o-forgets" in first["error"]["message"]
+
+
+async def test_lane_that_may_not_expand_fails_when_it_does(system: System) -> None:
+    await system.start_scheduler()
+    system.perform("custom.b", lambda work: {"kind": "expand", "tasks": [task("child")]})
+    goal = await system.submit(plan={"tasks": [task("sly", "custom.b")]})
+    ended = await system.finished(goal)
+    assert "lane custom.b may not answer with expand" in ended["reason"]
+
+
+async def test_expansion_with_a_cycle_fails_as_invalid(system: System) -> None:
+    await system.start_scheduler()
+    tasks = [task("a", inputs=["o-b"]), task("b", inputs=["o-a"])]
+    system.perform("custom.a", lambda work: {"kind": "expand", "tasks": tasks, "continuation": 1})
+    goal = await system.submit(plan={"tasks": [task("parent")]})
+    ended = await system.finished(goal)
+    assert "a → b → a" in ended["reason"]
+    told = await system.task(goal, "parent")
+    assert told["attempts"][0]["error"]["code"] == "invalid_expansion"
+
+
+async def test_unreadable_outcome_fails_its_task_and_is_kept_as_dead(system: System) -> None:
+    await system.start_scheduler()
+
+    async def answer(work: Any) -> dict[str, Any]:
+        return {"kind": "done", "outputs": "nonsense"} if work["epoch"] == 1 else echo(work)
+
+    system.perform("custom.a", answer)
+    goal = await system.submit(plan={"tasks": [task("odd")]})
+    assert (await system.finished(goal))["status"] == "done"
+    assert "outputs" in (await system.dead("OUTCOMES"))["message"]
+
+
+async def test_value_that_postgres_cannot_hold_fails_its_task_alone(system: System) -> None:
+    await system.start_scheduler()
+
+    def answer(work: Any) -> dict[str, Any]:
+        if work["spec"]["key"] == "nul":
+            return {**echo(work), "summary": "a \0 in the summary"}
+        return echo(work)
+
+    system.perform("custom.a", answer)
+    goal = await system.submit(plan={"tasks": [task("nul"), *(task(f"good-{n}") for n in range(10))]})
+    ended = await system.finished(goal)
+    assert (await system.task(goal, "nul"))["state"] == "dead"
+    assert len(ended["deliverables"]) == 10
+
+
+async def test_large_outcome_comes_by_reference(system: System) -> None:
+    await system.start_scheduler()
+
+    async def answer(work: Any) -> dict[str, Any]:
+        if work["spec"]["key"] != "many":
+            return echo(work)
+        tasks = [task(f"t{n}", "custom.b", instruction="x" * 300) for n in range(2000)]
+        outcome = {name: work[name] for name in ("goal_id", "task_id", "epoch")}
+        body = json.dumps({**outcome, "kind": "expand", "tasks": tasks, "continuation": 1}).encode()
+        digest = hashlib.sha256(body).hexdigest()
+        store = await system.client.jetstream().object_store("ARTIFACTS")
+        await store.put(digest, body)
+        ref = {"name": "body", "type": "json", "size": len(body), "sha256": digest, "object": digest}
+        await system.client.jetstream().publish("outcomes.custom.a", json.dumps({"body_ref": ref}).encode())
+        return {"kind": "throttled"}  # of the same epoch, and later: it takes no effect
+
+    def finish(work: Any) -> Any:
+        return echo(work) if work["continuation"] else answer(work)
+
+    system.perform("custom.a", finish)
+    system.perform("custom.b", slots=16)
+    goal = await system.submit(plan={"tasks": [task("many")]})
+    ended = await system.finished(goal, 60)
+    assert ended["status"] == "done"
+    assert ended["counts"] == {"succeeded": 2002}
+
+
+async def test_program_check_sees_the_outputs_and_its_failure_reaches_the_next_try(system: System) -> None:
+    await system.start_scheduler()
+    seen: list[Any] = []
+
+    def answer(work: Any) -> dict[str, Any]:
+        seen.append([e["message"] for e in work["attempt_errors"]])
+        return {"kind": "done", "outputs": {"o-made": artifact("o-made", f"try {work['epoch']}")}}
+
+    def check(work: Any) -> dict[str, Any]:
+        given = work["inputs"]["o-made"]["inline"]
+        if given == "try 1":
+            return {"kind": "failed", "error": {"code": "program_failed", "message": f"refuses {given}"}}
+        return {"kind": "done"}
+
+    system.perform("custom.a", answer)
+    system.perform("exec", check, client="service")
+    acceptance = [{"kind": "program", "program": {"source": "check()"}}]
+    goal = await system.submit(plan={"tasks": [task("made", acceptance=acceptance)]})
+    ended = await system.finished(goal)
+    assert ended["status"] == "done", ended
+    assert ended["deliverables"]["o-made"]["inline"] == "try 2"
+    assert "refuses try 1" in seen[1][0]
