@@ -195,6 +195,18 @@ UGLY: dict[str, tuple[bytes, dict[str, tuple[str, int]] | None]] = {
         b"when,n\n2024-03-01,1\n02/03/2024,2\n25/03/2024,3\n4 Mar 2024,4\n2024-03-05T10:00:00Z,5\n",
         {"when": ("date", 0), "n": ("integer", 0)},
     ),
+    "title and comments before the header": (
+        b"# exported, by hand, today, twice\nSales\n\nday,shop,n\n2024-01-01,a,1\n2024-01-02,b,2\n2024-01-03,a,3\n",
+        {"day": ("date", 0), "shop": ("text", 0), "n": ("integer", 0)},
+    ),
+    "dates of offices": (
+        b"a,b,c,d\n19-Sep-03,01/31/2024 1:30 PM,Jan 2024,2024-01\n1-Oct-04,12/01/2024 11:00 AM,May 2024,2024-12\n",
+        {"a": ("date", 0), "b": ("date", 0), "c": ("date", 0), "d": ("date", 0)},
+    ),
+    "what only looks like dates": (
+        b"version,ip,ssn,score\n1.2.10,10.0.0.1,123-45-6789,3-1\n1.3.4,10.0.0.2,987-65-4321,2-2\n",
+        {"version": ("text", 0), "ip": ("text", 0), "ssn": ("text", 0), "score": ("text", 0)},
+    ),
     "all text": (
         b"a,b\n" + b"".join(b"word %d,other %d\n" % (i, i) for i in range(40)),
         {"a": ("text", 0), "b": ("text", 0)},
@@ -347,7 +359,7 @@ def tables(draw: st.DrawFn) -> tuple[list[str], list[list[str]], str]:
     return names, rows, draw(st.sampled_from([",", ";", "\t", "|"]))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tables())
 def test_any_written_table_keeps_its_rows_columns_and_gaps(
     programs: Programs, tmp_path: Path, table: tuple[list[str], list[list[str]], str]

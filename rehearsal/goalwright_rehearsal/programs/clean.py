@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import warnings
 
 import pandas as pd
 
@@ -23,8 +24,18 @@ MISSING = {
 BOOLEANS = {"true": "true", "yes": "true", "false": "false", "no": "false"}
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 PLAIN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([ T].*)?|\d{1,2} \w{3,9} \d{4}|\w{3,9} \d{1,2}, \d{4}")
+DATE = re.compile(
+    r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}|\d{1,2}([-/])\d{1,2}\3\d{2}|\d\d\.\d\d\.\d\d"
+    r"|\d{1,2}[- ][^\W\d]{3,9}[- ]\d{2,4}|[^\W\d]{3,9} \d{1,2}, \d{4})([ T].*)?"
+    r"|(19|20)\d\d-(0[1-9]|1[0-2])|[^\W\d]{3,9} (19|20)\d\d"
+)
+FORMS = ["%d.%m.%Y", "%d.%m.%y", "%Y/%m/%d", "%Y.%m.%d", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y",
+         "%b %d, %Y", "%B %d, %Y", "%b %Y", "%B %Y"]  # fmt: skip
+DAY_FIRST = ["%d/%m/%Y", "%d/%m/%y", "%d-%m-%Y", "%d-%m-%y"]
+MONTH_FIRST = ["%m/%d/%Y", "%m/%d/%y", "%m-%d-%Y", "%m-%d-%y"]
+CLOCKS = ["", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p"]
 NOTES = []
+warnings.filterwarnings("ignore")
 
 
 def refuse(why):
@@ -109,6 +120,26 @@ def read_rows(text, delimiter):
         NOTES.append("A quote is never closed: quotes were taken as ordinary characters.")
         rows = [row for row in parse(text, delimiter, quoting=csv.QUOTE_NONE) if row]
     return rows
+
+
+def usual_width(rows):
+    """Cells of most rows, 0 without any."""
+    return max(
+        collections.Counter(map(len, rows)).items(), key=lambda item: (item[1], item[0]), default=(0, 0)
+    )[0]
+
+
+def without_preamble(rows):
+    """The rows without the title and comment lines before the header."""
+    usual = usual_width(rows)
+    start = 0
+    while start < len(rows) - 1 and len(rows[start]) != usual > 1:
+        if len(rows[start]) > 1 and not rows[start][0].startswith("#"):
+            break
+        start += 1
+    if start:
+        NOTES.append(f"{start} lines of title or comment before the header were left out.")
+    return rows[start:]
 
 
 def is_value(cell):
@@ -213,30 +244,19 @@ def as_dates(name, values, delimiter):
         return pd.to_datetime(text, format="%Y%m%d", errors="coerce")
     if text.head(1000).str.fullmatch(DATE).mean() < 0.9 or text.str.fullmatch(DATE).mean() < 0.95:
         return None
-    dates = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True).dt.tz_localize(None)
-    sides = text.str.extract(r"^(\d{1,2})[-/.](\d{1,2})[-/.]\d").dropna().astype(int)
+    iso = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True).dt.tz_localize(None)
+    dates = pd.Series(iso.to_numpy())
+    sides = text.str.extract(r"^(\d{1,2})[-/](\d{1,2})[-/]\d").dropna().astype(int)
     day_first = (sides[0] > 12).any() or (not (sides[1] > 12).any() and delimiter == ";")
-    if len(sides) and not (sides > 12).any().any() and not text.str.contains(".", regex=False).all():
+    if len(sides) and not (sides > 12).any().any():
         order = "day before month" if day_first else "month before day"
         NOTES.append(f"Dates of {name} fit both orders; they were read as {order}.")
-    numeric = ["%d{0}%m{0}%Y", "%d{0}%m{0}%y"] if day_first else ["%m{0}%d{0}%Y", "%m{0}%d{0}%y"]
-    forms = [form.format(mark) for mark in "/-" for form in numeric]
-    forms += [
-        "%d.%m.%Y",
-        "%d.%m.%y",
-        "%Y/%m/%d",
-        "%Y.%m.%d",
-        "%d %b %Y",
-        "%d %B %Y",
-        "%b %d, %Y",
-        "%B %d, %Y",
-    ]
-    for clock in ["", " %H:%M", " %H:%M:%S"]:
-        for form in forms:
-            open_ = dates.isna()
-            if not open_.any():
+    for clock in CLOCKS:
+        for form in (DAY_FIRST if day_first else MONTH_FIRST) + FORMS:
+            unread = dates.isna()
+            if not unread.any():
                 return dates
-            dates[open_] = pd.to_datetime(text[open_], format=form + clock, errors="coerce")
+            dates[unread] = pd.to_datetime(text[unread], format=form + clock, errors="coerce")
     return dates if dates.notna().mean() >= 0.95 else None
 
 
@@ -281,7 +301,7 @@ def main():
     delimiter = find_delimiter(text)
     if delimiter != ",":
         NOTES.append(f"Cells were separated by {DELIMITERS[delimiter]}s.")
-    rows = read_rows(text, delimiter)
+    rows = without_preamble(read_rows(text, delimiter))
     del text
     if not rows:
         refuse("it holds no row")
@@ -289,15 +309,13 @@ def main():
     if header:
         names = rows.pop(0)
     else:
-        names = [""] * max(collections.Counter(map(len, rows)).items(), key=lambda item: (item[1], item[0]))[
-            0
-        ]
+        names = [""] * usual_width(rows)
         NOTES.append("The file has no header; columns are numbered.")
     if PARAMS["max_rows"] and len(rows) > PARAMS["max_rows"]:
         NOTES.append(f"Only the first {PARAMS['max_rows']} of {len(rows)} rows were read, to save memory.")
         del rows[PARAMS["max_rows"] :]
-    usual = max(collections.Counter(map(len, rows)).items(), key=lambda item: item[1])[0] if rows else 0
-    names += [""] * (usual - len(names))
+    if sum(len(row) > len(names) for row in rows) * 2 > len(rows):
+        names += [""] * (usual_width(rows) - len(names))
     mend_widths(rows, len(names), delimiter)
     repeated = len(rows) - len({hash(tuple(row)) for row in rows})
     columns = [list(cells) for cells in zip(*rows)] if rows else [[] for _ in names]

@@ -106,7 +106,9 @@ def gaps(frame, facts):
             continue
         shares = frame[worst].isna().groupby(frame[group]).agg(["mean", "size"])
         shares = shares[shares["size"] >= 5]
-        if len(shares) > 1 and (best is None or shares["mean"].std() > best[1]["mean"].std()):
+        if len(shares) < 2 or shares["mean"].max() - shares["mean"].min() < 0.05:
+            continue
+        if best is None or shares["mean"].std() > best[1]["mean"].std():
             best = (group, shares.sort_values("mean", ascending=False))
     share = facts[worst]["missing"] / max(1, len(frame))
     text = f"{facts[worst]['name']} is missing in {share:.1%} of the rows."
