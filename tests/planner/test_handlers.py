@@ -555,7 +555,7 @@ async def test_excerpts_are_of_text_only_short_and_without_secrets() -> None:
     assert "sk-abc" not in await excerpt(secret, artifacts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(JSON.map(json.dumps) | st.text() | st.sampled_from(UGLY))
 def test_any_answer_leads_to_an_outcome_that_can_be_sent(text: str) -> None:
     async def played() -> None:

@@ -248,7 +248,7 @@ def chain() -> list[TaskSpec]:
 def test_a_chain_of_a_hundred_thousand_compiles_in_seconds(chain: list[TaskSpec], step: int) -> None:
     started = time.process_time()
     compiled = compile_generation(chain[::step], ())
-    assert time.process_time() - started < 4  # 0.5-1.2 s here; the limit is for a slow machine
+    assert time.process_time() - started < 8  # 0.5-1.2 s here; the limit is for a slow machine
     assert compiled.order == tuple(one.key for one in chain)
     assert len(descendants(compiled.needs, ["t0"])) == len(chain) - 1
 
@@ -257,7 +257,7 @@ def test_a_cycle_of_a_hundred_thousand_is_told_shortly(chain: list[TaskSpec]) ->
     looped = [chain[0].model_copy(update={"inputs": ["o99999"]}), *chain[1:]]
     started = time.process_time()
     error = refused(looped)
-    assert time.process_time() - started < 4
+    assert time.process_time() - started < 8
     assert error.message.startswith("the tasks t0 → t1 → ")
     assert len(error.message) < 300 > len(error.hint or "")
 
@@ -271,7 +271,7 @@ def test_near_names_ignore_case_and_separators() -> None:
 def test_near_names_stay_fast_among_many() -> None:
     started = time.process_time()
     assert near_names("monthly_total_7x", [f"monthly_total_{i}" for i in range(100_000)])
-    assert time.process_time() - started < 3
+    assert time.process_time() - started < 8
 
 
 def base() -> TaskSpec:
