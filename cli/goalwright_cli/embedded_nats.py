@@ -81,7 +81,7 @@ class EmbeddedNats:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         for stale in self._folder.glob("*.ports"):  # of a server that was killed
             stale.unlink()
-        command = [binary(), "-c", config, "--ports_file_dir", self._folder]
+        command: list[str | Path] = [binary(), "-c", config, "--ports_file_dir", self._folder]
         self.process = processes.spawn(
             command, log=self._log, death_signal=signal.SIGTERM, env={"PATH": os.defpath}
         )

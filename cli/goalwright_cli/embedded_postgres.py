@@ -27,6 +27,7 @@ from goalwright_cli import processes
 START_SECONDS = 30.0
 SYSTEM_USER = "embedded_postgres"
 DATABASE_USER = "goalwright"
+_STILL_IN_USE = "pre-existing shared memory block"
 _MAX_SOCKET_FOLDER = 90
 """Socket addresses end at 107 bytes; the rest is for the file's own name."""
 
@@ -53,7 +54,22 @@ class EmbeddedPostgres:
         """Create the data folder if there is none, start, return when connections are accepted."""
         await asyncio.to_thread(self._prepare)
         await self._wait_for_predecessor()
-        self.process = processes.spawn(
+        self.process = self._spawn()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._accepts():
+            ended, late = self.process.poll() is not None, time.monotonic() > deadline
+            if ended and not late and _STILL_IN_USE in processes.tail(self._log, 3):
+                self.process = self._spawn()  # the children of a killed server are on their way out
+            elif ended or late:
+                raise Unreachable(
+                    "postgres_did_not_start",
+                    f"the embedded Postgres did not start: {processes.tail(self._log, 3)}",
+                    hint=f"see {self._log}, or set GOALWRIGHT_POSTGRES_DSN to a server that runs",
+                )
+            await asyncio.sleep(0.05)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        return processes.spawn(
             [
                 binaries() / "postgres", "-D", self._data,
                 "-c", "listen_addresses=", "-c", f"unix_socket_directories={self._socket}",
@@ -66,15 +82,6 @@ class EmbeddedPostgres:
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
             death_signal=signal.SIGINT,  # a fast shutdown
         )  # fmt: skip
-        deadline = time.monotonic() + START_SECONDS
-        while not self._accepts():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise Unreachable(
-                    "postgres_did_not_start",
-                    f"the embedded Postgres did not start: {processes.tail(self._log, 3)}",
-                    hint=f"see {self._log}, or set GOALWRIGHT_POSTGRES_DSN to a server that runs",
-                )
-            await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
         """A fast shutdown; idempotent. The data stays."""
@@ -120,6 +127,8 @@ class EmbeddedPostgres:
 
     async def _wait_for_predecessor(self) -> None:
         """A server whose supervisor was killed is shutting down: give it time to finish."""
+        if self.process is not None:  # ours is reaped, or its id would still look taken
+            await processes.ended(self.process, START_SECONDS)
         deadline = time.monotonic() + START_SECONDS
         while (pid := self._postmaster()) and processes.alive(pid):
             if time.monotonic() > deadline:
