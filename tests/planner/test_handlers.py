@@ -404,6 +404,13 @@ async def test_a_part_that_gains_nothing_by_a_split_is_one_task(
     compile_generation(outcome.tasks, ["orders"], ["findings"])
 
 
+async def test_a_small_part_that_proved_too_big_is_planned_after_all(world: World) -> None:
+    small = PART.model_copy(update={"effort": Effort(tokens_in=900, tokens_out=100)})
+    errors = [TaskError(code="too_big", message="the prompt does not fit", too_big=True)]
+    _, card = prompt_of(await world.perform(work(small, depth=1, contract=CONTRACT, attempt_errors=errors)))
+    assert card["errors"] == [{"code": "too_big", "message": "the prompt does not fit"}]
+
+
 async def test_the_last_level_is_not_offered_the_lane_plan(world: World) -> None:
     _, card = prompt_of(await world.perform(work(PART, depth=3, contract=CONTRACT)))
     assert "plan" not in [lane["name"] for lane in card["lanes"]]

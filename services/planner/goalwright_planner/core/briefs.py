@@ -48,12 +48,13 @@ def brief_of(work: Work, limits: Limits) -> Brief:
 def why_not_split(work: Work, limits: Limits, floor_tokens: int) -> str | None:
     """Why a composite task is better done in one piece, or None.
 
-    A split must not cost more than the work, and there is an end to depth.
+    A split must not cost more than the work (unless the work has proved too big), and there is an end to depth.
     """
     if work.depth >= limits.max_depth:
         return f"it is {work.depth} plans deep, and {limits.max_depth} is the limit"
     estimate = work.spec.effort.tokens_in + work.spec.effort.tokens_out
-    if 0 < estimate < floor_tokens:
+    proved = any(error.too_big for error in work.attempt_errors)
+    if 0 < estimate < floor_tokens and not proved:
         return f"planning it would cost more than doing it ({estimate} tokens estimated)"
     return None
 

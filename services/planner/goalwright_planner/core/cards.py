@@ -61,6 +61,8 @@ def plan_card(
     }
     if brief.parent is not None and work.contract is not None:
         card["part_of"] = {"objective": work.contract.objective, "constraints": work.contract.constraints}
+    if work.attempt_errors:
+        card["errors"] = [{"code": one.code, "message": one.message} for one in work.attempt_errors]
     if work.notes:
         card["notes"] = [note.text for note in work.notes]
     if feedback:
