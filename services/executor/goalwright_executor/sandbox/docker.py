@@ -126,7 +126,7 @@ class Docker:
         on_output: OnOutput,
         running: queue.SimpleQueue[Attached],
     ) -> Run:
-        marker = f"--{secrets.token_hex(16)}--".encode()
+        marker = f"\x1e{secrets.token_hex(16)}\x1f".encode()  # no end of it is its beginning
         report = job.outputs.with_suffix(".report")
         with contextlib.closing(self._attach(container)) as stream, report.open("wb") as file:
             attached = Attached(stream, marker, file, limits, on_output, kill=lambda: self._kill(container))
