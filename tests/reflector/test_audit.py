@@ -371,3 +371,18 @@ def test_an_audit_stays_small_however_long_the_goal() -> None:
 def size(audit: Audit) -> int:
     """Bytes of the audit's own containers and strings, roughly."""
     return sum(sys.getsizeof(repr(getattr(audit, field.name))) for field in dataclasses.fields(audit))
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_deliveries_that_come_again_change_nothing(data: st.DataObject) -> None:
+    story = Story()
+    story.begin()
+    for n in range(data.draw(st.integers(0, 12))):
+        story.turn("7", data.draw(st.sampled_from("ab")))
+        story.tool(str(100 + n), "7", "look", data.draw(st.sampled_from("xy")))
+    seen = data.draw(st.lists(st.integers(0, len(story.events) - 1), max_size=20))
+    again = list(story.events)
+    for at in sorted(seen, reverse=True):
+        again.insert(data.draw(st.integers(at + 1, len(again))), story.events[at])
+    assert audited(again) == audited(story.events)
