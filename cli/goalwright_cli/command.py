@@ -50,6 +50,7 @@ def command(work: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, N
             print(f"goalwright: {error}", file=sys.stderr)
             raise typer.Exit(exits.of_error(error.code)) from None
         except KeyboardInterrupt:
+            print("goalwright: interrupted", file=sys.stderr)
             raise typer.Exit(exits.DETACHED) from None
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output has gone, as `| head` does: nothing more to say

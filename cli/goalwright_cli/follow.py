@@ -19,7 +19,7 @@ from rich.text import Text
 
 from goalwright_cli import exits, tree
 from goalwright_cli.client import Client, Feed, refs_of
-from goalwright_cli.render import Bill
+from goalwright_cli.render import Bill, clean
 from goalwright_cli.screen import Screen
 from goalwright_cli.view import (
     ENDED,
@@ -256,7 +256,7 @@ def _about_budget(view: GoalView) -> Question:
 def _prompt(question: Question) -> str:
     options = f" [{' | '.join(question.options)}]" if question.options else ""
     default = f" (Enter: {question.default})" if question.default is not None else ""
-    return f"? {question.text}{options}{default}:"
+    return clean(f"? {question.text}{options}{default}:", lines=True)
 
 
 def _sum(answer: str, view: GoalView) -> float:

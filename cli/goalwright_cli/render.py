@@ -374,7 +374,7 @@ def _question(view: GoalView, event: Event) -> str:
     options = f" [{' | '.join(asked.options)}]" if asked.options else ""
     default = f" (default: {asked.default})" if asked.default is not None else ""
     how = f"goalwright answer {view.goal_id} {asked.task_id} TEXT"
-    return f"{asked.text}{options}{default}; answer with: {how}"
+    return f"{gist(asked.text, 300)}{options}{default}; answer with: {how}"
 
 
 def _words(data: Mapping[str, Any], *fields: str) -> str:

@@ -355,6 +355,6 @@ def questions(rows: list[dict[str, Any]]) -> list[Text]:
             ("default", "" if default is None else f"{default}, at {_moment(row.get('timeout_at'))} UTC"),
             ("answer with", f"goalwright answer {row['goal_id']} {row['task_id']} TEXT"),
         ]
-        lines.append(Text(clean(row["text"]), "bold"))
+        lines += [Text(line, "bold") for line in clean(row["text"], lines=True).splitlines()]
         lines += labelled([(label, value) for label, value in facts if value], None)
     return lines

@@ -98,7 +98,11 @@ class LiveScreen:
         self.can_ask = sys.stdin.isatty()
         self.width: int | None = console.width
         self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=False, redirect_stderr=False)
+        self._live = self._fresh()
+
+    def _fresh(self) -> Live:
+        """A drawing that starts below what was printed; a stopped one would draw over it."""
+        return Live(console=self._console, auto_refresh=False, transient=False, redirect_stderr=False)
 
     def tell(self, view: GoalView, event: Event) -> None:
         """Print headlines above the tree."""
@@ -115,6 +119,7 @@ class LiveScreen:
     async def ask(self, prompt: str) -> str:
         """Stop drawing, read a line, go on."""
         self._live.stop()
+        self._live = self._fresh()
         self._console.print(prompt, end=" ", style="bold magenta")
         return await read_line(sys.stdin)
 

@@ -391,7 +391,8 @@ def _repair(view: GoalView, task_id: str | None) -> list[str]:
     if broken:
         first = broken[0]
         more = f" after {len(broken)} failures" if len(broken) > 1 else ""
-        return [f"“{task.name}”: {first.key} failed ({first.error}) and was repaired{more}"]
+        what = "its program" if first.lane == "exec" else f"“{first.name}”"
+        return [f"“{task.name}”: {what} failed ({first.error}) and was repaired{more}"]
     if task.failures:
         return [f"“{task.name}” failed ({task.error}); succeeded on try {task.failures + 1}"]
     return []

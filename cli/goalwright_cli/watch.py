@@ -109,13 +109,13 @@ def _unfinished(ending: Ending, *, own: bool) -> list[Text]:
         exits.WAITING: f"The goal waits for a person: see `{me} inbox`.",
         exits.BUDGET: f"The budget is used up: `{me} budget {goal_id} +1` adds a dollar.",
     }
-    goes_on = "The goal goes on."
+    goes_on = "The goal goes on. "
     if own:
         goes_on = (
             "The system that this command started stops now. Its data stays, and the goal goes on at the next\n"
             f"  {me} up\n"
         )
-    return [Text(), Text(f"{what.get(ending.code, '')} {goes_on} Re-attach with\n  {me} watch {goal_id}")]
+    return [Text(), Text(f"{what.get(ending.code, '')} {goes_on}Re-attach with\n  {me} watch {goal_id}")]
 
 
 def _document(ending: Ending, bill: Bill, delivered: list[Delivered], folder: Path | None) -> dict[str, Any]:

@@ -48,7 +48,7 @@ async def test_run_shows_the_whole_story_and_ends_with_the_folder(
         "replan    revision 1 adds Explain the bad dates: 3 bad dates are not explained",
         "delivered     report.md (20 B)",
         "cost          $0.0670 of $1.00, 1 call, 999 tokens (900 in, 99 out), m",
-        "repair        “Load the table”: program-1 failed (exit code 1: KeyError: 'amount') and was repaired",
+        "repair        “Load the table”: its program failed (exit code 1: KeyError: 'amount') and was repaired",
         "next          goalwright graph goal-1",
     ):
         assert said in ran.out

@@ -36,7 +36,7 @@ def test_a_whole_goal_ends_with_its_money_its_repair_and_its_replan() -> None:
     assert (IN_ORDER.status, IN_ORDER.spent_usd, IN_ORDER.finished) == ("done", 0.067, True)
     assert list(IN_ORDER.deliverables) == ["report"]
     assert IN_ORDER.repairs == (
-        "“Load the table”: program-1 failed (exit code 1: KeyError: 'amount') and was repaired",
+        "“Load the table”: its program failed (exit code 1: KeyError: 'amount') and was repaired",
     )
     assert [(found.revision, found.added) for found in IN_ORDER.replans] == [(1, ("Explain the bad dates",))]
     assert IN_ORDER.counts() == {"succeeded": 5}
