@@ -67,6 +67,18 @@ async def test_summary_is_what_the_answer_says_of_itself(
     assert outcome.summary == summary
 
 
+async def test_answer_by_a_schema_keeps_the_declared_type_of_its_output(
+    agent: Agent, model: ModelServer
+) -> None:
+    model.next(says("no"), says(GOOD))
+    spec = ask().model_copy(update={"outputs": [OutputSpec(name="verdict", type=ArtifactType.TEXT)]})
+    outcome = await Play(agent).to_end(work_of(spec))
+    assert output_json(outcome, "verdict") == VALUE
+    assert outcome.kind == "done"
+    assert outcome.outputs["verdict"].type is ArtifactType.TEXT
+    assert len(model.requests) == 2, "it is checked as JSON"
+
+
 async def test_schema_is_sent_by_its_title_and_also_written_in_the_prompt(
     agent: Agent, model: ModelServer
 ) -> None:

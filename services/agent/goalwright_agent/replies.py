@@ -102,7 +102,7 @@ async def _accepted(session: Session, content: str, output: OutputSpec, text: st
     checks = await material.checked([output], spec.acceptance, {output.name: text}, {})
     if wrong := _evidence(checks):
         return await _corrected(session, content, wrong)
-    outputs = await material.stored(session.attempt.artifacts, [output], {output.name: text})
+    outputs = await material.stored(session.attempt.artifacts, spec.outputs, {output.name: text})
     return Done(**ids(session.work), outputs=outputs, summary=_summary_of(output, text), checks=checks)
 
 
@@ -113,9 +113,9 @@ async def _calls_as_answer(session: Session, reply: Reply) -> Outcome:
         function = raw.get("function")
         function = function if isinstance(function, dict) else {}
         calls.append({"name": function.get("name"), "arguments": function.get("arguments")})
-    assert session.output is not None, "agent.ask has one output"
+    declared = session.work.spec.outputs
     text = json.dumps({"content": reply.content, "tool_calls": calls}, ensure_ascii=False)
-    outputs = await material.stored(session.attempt.artifacts, [session.output], {session.output.name: text})
+    outputs = await material.stored(session.attempt.artifacts, declared, {declared[0].name: text})
     return Done(**ids(session.work), outputs=outputs, summary=f"{len(calls)} tool calls")
 
 
