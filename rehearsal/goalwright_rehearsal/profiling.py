@@ -35,7 +35,7 @@ _DEFAULTS = {
 _READS = {
     "clean": ("data",),
     "profile": ("cleaned", "facts"),
-    "charts": ("cleaned", "facts"),
+    "charts": ("cleaned", "facts", "profile"),
     "summary": ("cleaned", "facts"),
     "patterns": ("cleaned", "facts", "profile"),
     "report": ("profile", "charts"),
@@ -86,6 +86,7 @@ _DESCRIPTIONS = {
     "patterns": "JSON: tables on what the profile found",
     "report": "the illustrated report, in Markdown; pictures are in the folder of charts",
 }
+_LIKELY = ("value", "amount", "measurement", "the measured value")
 _VALUES = {"report": 10, "report_with_patterns": 10, "charts": 5, "clean": 3, "summary": 3}
 _SECONDS = {"clean": 5, "charts": 10, "profile": 5}
 
@@ -277,7 +278,7 @@ def turn(card: Mapping[str, Json], turns: list[Turn]) -> Reply:
     if runs:
         return _repair(card, step, names, runs)
     if step == "charts":
-        measure = _assumed(card)
+        measure = _assumed(card, names.get("cleaned", ""))
         said = f"a first draft that takes a column named {measure} for granted"
         return _run(card, "charts_draft", names | {"measure": measure}, said)
     return _run(card, _program(step), _whole(names), f"the program for {step}")
@@ -299,11 +300,13 @@ def _whole(names: Mapping[str, str]) -> dict[str, str | int]:
     return {**names, "max_rows": 0, "every": 1}
 
 
-def _assumed(card: Mapping[str, Json]) -> str:
+def _assumed(card: Mapping[str, Json], table: str) -> str:
     """A column name that sounds likely and that the table, as far as its excerpt shows, does not have."""
-    excerpts = [str(item.get("excerpt") or "") for item in card.get("inputs") or []]
-    return next(name for name in ("value", "amount", "measurement", "the measured value", "no such column")
-                if not any(name in excerpt for excerpt in excerpts) or name == "no such column")  # fmt: skip
+    excerpts = [
+        str(item.get("excerpt") or "") for item in card.get("inputs") or [] if item.get("name") == table
+    ]
+    header = "".join(excerpts).partition("\n")[0]
+    return next((name for name in _LIKELY if name not in header), "no such column")
 
 
 def _repair(

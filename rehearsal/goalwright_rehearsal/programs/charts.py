@@ -116,6 +116,19 @@ def draw_correlations(frame, facts, places):
     save(figure, "Correlations", "Red pairs rise together, blue ones move in opposite directions (Pearson).")
 
 
+def draw_link(frame, facts, pair):
+    """The strongest correlation of the profile, point by point."""
+    names = [column["name"] for column in facts]
+    a, b = names.index(pair["a"]), names.index(pair["b"])
+    both = frame[[a, b]].dropna()
+    both = both.iloc[:: max(1, len(both) // 5000)]
+    figure, axis = plt.subplots(figsize=(5.5, 4))
+    axis.scatter(both[a], both[b], s=8, alpha=0.4, color=INK, linewidths=0)
+    axis.set_xlabel(label(pair["a"]))
+    axis.set_ylabel(label(pair["b"]))
+    save(figure, "Strongest link", f"{pair['b']} against {pair['a']}: correlation {pair['pearson']:+.2f}.")
+
+
 def draw_time(frame, facts, place, numbers):
     when = frame[place]
     days = (when.max() - when.min()).days
@@ -161,6 +174,9 @@ def main():
         draw_categories(frame, facts, groups)
     if len(numbers) > 1:
         draw_correlations(frame, facts, numbers[:20])
+    links = read_json(PARAMS["profile"])["correlations"]
+    if links:
+        draw_link(frame, facts, links[0])
     if date is not None:
         draw_time(frame, facts, date, numbers[:5])
     if texts:
