@@ -250,6 +250,12 @@ async def test_an_artifact_can_be_the_program_and_stdin_and_args_reach_it(house:
     assert failed.error.code == "bad_task"
 
 
+@pytest.mark.parametrize("argument", ["a\0b", "x" * 70_000])
+async def test_arguments_that_no_system_takes_are_refused(house: House, argument: str) -> None:
+    failed = await house.failure(program={"source": "pass", "args": [argument]})
+    assert (failed.error.code, failed.error.retryable) == ("bad_task", False)
+
+
 async def test_a_task_without_a_program_is_refused(house: House) -> None:
     failed = await house.failure()
     assert (failed.error.code, failed.error.retryable) == ("bad_task", False)

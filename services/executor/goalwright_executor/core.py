@@ -16,6 +16,9 @@ PRINTED = ("stdout", "stderr")
 MAX_ENTRIES = 10_000
 """Files and folders in out/ beyond this are refused."""
 
+MAX_ARGUMENT_BYTES = 64 * 1024
+"""Of all arguments together; Linux takes 128 KiB for one."""
+
 KEPT_CHARACTERS = 4_096
 """Of what was printed, the last so many go into the record of the run."""
 
@@ -76,6 +79,17 @@ def command(program: ProgramSpec, python: str) -> tuple[str, ...]:
     """The command line of a program, run in its folder; `python` is the sandbox's interpreter."""
     interpreter = python if program.language == "python" else "/bin/sh"
     return (interpreter, file_name(program), *program.args)
+
+
+def argument_problem(program: ProgramSpec) -> str | None:
+    """Why no system would start a program with these arguments."""
+    if any("\0" in argument for argument in program.args):
+        return "an argument of the program holds NUL"
+    if sum(len(argument.encode(errors="replace")) + 1 for argument in program.args) > MAX_ARGUMENT_BYTES:
+        return (
+            f"the arguments of the program are longer than {MAX_ARGUMENT_BYTES} bytes: use an input or stdin"
+        )
+    return None
 
 
 def ended_by(run: Run) -> Limit | None:

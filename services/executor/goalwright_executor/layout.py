@@ -23,6 +23,9 @@ async def lay_out(work: Work, artifacts: Artifacts, home: Path) -> Job:
     program = work.spec.program
     if program is None:
         raise Fault.of("bad_task", "a task on lane exec needs a program")
+    problem = core.argument_problem(program)
+    if problem is not None:
+        raise Fault.of("bad_task", problem)
     folder = home / "job"
     (folder / "in").mkdir(parents=True)
     await asyncio.gather(

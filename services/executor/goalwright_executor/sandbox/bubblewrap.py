@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,70 +94,67 @@ class Bubblewrap:
         await asyncio.to_thread(self._threads.shutdown)
 
     def _run(self, job: Job, limits: Limits, on_output: OnOutput, watches: queue.SimpleQueue[Watch]) -> Run:
-        uid = self._uids.get()
+        started, report, uid = time.monotonic(), job.outputs.with_suffix(".report"), self._uids.get()
         try:
-            return self._run_as(uid, job, limits, on_output, watches)
-        finally:
-            self._uids.put(uid)
-
-    def _run_as(
-        self, uid: int, job: Job, limits: Limits, on_output: OnOutput, watches: queue.SimpleQueue[Watch]
-    ) -> Run:
-        started = time.monotonic()
-        report = job.outputs.with_suffix(".report")
-        filter = seccomp.descriptor()
-        read, write = os.pipe()
-        try:
-            with report.open("wb") as file:
-                process = self._start(uid, job, limits, filter, write)
-                os.close(write)
-                write = -1
-                watch = Watch(process, file, read, limits, on_output)
+            with report.open("wb") as file, self._started(uid, job, limits) as (process, pipe):
+                watch = Watch(process, file, pipe, limits, on_output)
                 watches.put(watch)
                 code = watch.run()
             found = inside.keep_outputs(report, job.outputs)
+            report.unlink()
         except OSError as error:
             raise SandboxLost(f"the sandbox could not be started or read: {error}") from error
         finally:
-            report.unlink(missing_ok=True)
-            for fd in (read, write, filter):
-                if fd is not None and fd >= 0:
-                    os.close(fd)
+            self._uids.put(uid)
         return _told(code, watch, found, time.monotonic() - started)
 
-    def _start(
-        self, uid: int, job: Job, limits: Limits, filter: int | None, report: int
-    ) -> subprocess.Popen[bytes]:
+    @contextlib.contextmanager
+    def _started(self, uid: int, job: Job, limits: Limits) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+        """The launcher, and the read end of the report pipe; everything is closed behind it."""
+        filter = seccomp.descriptor()
+        read, write = os.pipe()
+        try:
+            process = subprocess.Popen(
+                self._command(uid, job, limits, filter),
+                stdin=write,  # the shell inside writes its report there; the program gets another stdin
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[] if filter is None else [filter],
+                env={},
+                cwd="/",
+            )
+            os.close(write)
+            write = -1
+            with process:
+                yield process, read
+        finally:
+            for fd in (read, write, -1 if filter is None else filter):
+                if fd >= 0:
+                    os.close(fd)
+
+    def _command(self, uid: int, job: Job, limits: Limits, filter: int | None) -> list[str]:
         stdin = "/run/stdin" if job.program.stdin is not None else "/dev/null"
         processes = str(limits.processes + _OWN_PROCESSES)
-        return subprocess.Popen(
-            [
-                str(self._bwrap),
-                *_namespaces(),
-                *self._mounts(job, limits),
-                *self._environment(),
-                *(["--seccomp", str(filter)] if filter is not None else []),
-                "--",
-                *_drop_to(uid),
-                *("/bin/sh", "-c", inside.SHELL, "sh", processes, stdin),
-                *core.command(job.program, str(self._python)),
-            ],
-            stdin=report,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=[] if filter is None else [filter],
-            env={},
-            cwd="/",
-        )
+        return [
+            str(self._bwrap),
+            *_namespaces(),
+            *self._mounts(job, limits),
+            *self._environment(),
+            *(["--seccomp", str(filter)] if filter is not None else []),
+            "--",
+            *_drop_to(uid),
+            *("/bin/sh", "-c", inside.SHELL, "sh", processes, stdin),
+            *core.command(job.program, str(self._python)),
+        ]
 
     def _mounts(self, job: Job, limits: Limits) -> list[str]:
         size, name = str(limits.disk_bytes), core.file_name(job.program)
         return [
             *_system(),
-            *self._interpreter_mounts(),
             *("--proc", "/proc", "--dev", "/dev"),
             *("--perms", "1777", "--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),  # noqa: S108
             *("--perms", "1777", "--size", size, "--tmpfs", "/tmp"),  # noqa: S108
+            *self._interpreter_mounts(),
             *("--perms", "0777", "--size", size, "--tmpfs", "/job"),
             *("--perms", "0777", "--dir", "/job/out"),
             *_read_only(job.folder / name, Path("/job") / name),
