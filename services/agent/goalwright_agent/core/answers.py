@@ -7,14 +7,18 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from goalwright_shared.messages import ArtifactType, OutputSpec
 
 _FENCE = re.compile(r"```[A-Za-z0-9_-]*[ \t]*\n(.*?)\n?[ \t]*```", re.S)
 _WHOLE_FENCE = re.compile(r"\s*```[A-Za-z0-9_-]*[ \t]*\n(.*)\n[ \t]*```\s*", re.S)
-_SEARCHED = 20_000
-"""Characters of prose in which the start of a JSON value is looked for."""
+_STARTS = 64
+"""Brackets at which the start of a JSON value is looked for in prose; each may cost a parse of the rest."""
+
+_BEGINS_JSON = re.compile(r'\{\s*(["}]|$)|\[\s*(["{\[\]]|$)')
+"""Prose has brackets too; these are followed by what follows them in JSON."""
 
 _DECODER = json.JSONDecoder()
 
@@ -33,13 +37,15 @@ def storable(value: Any) -> Any:
 def extract_json(text: str, *, want_object: bool = False) -> str | None:
     """The JSON text of a reply: the whole of it, a fenced block, or the first object or array inside prose.
 
-    None when there is no complete value (`want_object`: no object). Call it only for replies that ended by
-    themselves: a cut one must not be mended.
+    None when there is no complete value (`want_object`: no object); a value that broke off is not searched for
+    whole parts. Call it only for replies that ended by themselves.
     """
     for candidate in _candidates(text.strip()):
         try:
             value, end = _DECODER.raw_decode(candidate)
         except (ValueError, RecursionError):
+            if _BEGINS_JSON.match(candidate):
+                return None
             continue
         if isinstance(value, dict) or not want_object:
             return candidate[:end]
@@ -51,7 +57,7 @@ def _candidates(text: str) -> Iterator[str]:
         yield text
     for match in _FENCE.finditer(text):
         yield match[1].strip()
-    for match in re.finditer(r"[{\[]", text[:_SEARCHED]):
+    for match in islice(re.finditer(r"[{\[]", text), _STARTS):
         yield text[match.start() :]
     if text[:1] not in ("{", "["):
         yield text  # a bare string or number
