@@ -23,7 +23,7 @@ from pathlib import Path
 import structlog
 
 from goalwright_executor import core
-from goalwright_executor.core import Limits, Run
+from goalwright_executor.core import Limit, Limits, Run
 from goalwright_executor.libraries import base_python
 from goalwright_executor.sandbox import inside, seccomp, tree
 from goalwright_executor.sandbox.inside import ENVIRONMENT
@@ -250,10 +250,13 @@ def _told(code: int, watch: Watch, found: inside.Report | None, wall_seconds: fl
         said = watch.stderr[-500:].decode(errors="replace").strip()
         raise SandboxLost(f"bubblewrap ended with {code} before the program did: {said}")
     cpu = found.cpu_seconds if found else 0.0
+    limit = watch.limit
+    if found is not None and found.exit_code == code and limit is not Limit.OUTPUT:
+        limit = None  # it had ended by itself when the kill came
     return Run(
         sandbox=Bubblewrap.name,
-        exit_code=None if watch.limit else code,
-        limit=watch.limit,
+        exit_code=None if limit else code,
+        limit=limit,
         wall_seconds=wall_seconds,
         cpu_seconds=max(watch.cpu_seconds, cpu),
         peak_memory_bytes=watch.peak_memory_bytes,
