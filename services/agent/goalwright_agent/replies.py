@@ -53,12 +53,7 @@ async def read_reply(session: Session, reply: Reply, *, cut_at: int) -> Outcome:
     if reply.finish_reason == "length":
         return await _cut_short(session, cut_at)
     if not reply.finish_reason:
-        return failed(
-            work,
-            "invalid_answer",
-            "the reply broke off without a finish reason",
-            retryable=True,
-        )
+        return failed(work, "invalid_answer", "the reply has no finish reason: it broke off", retryable=True)
     if session.raw_calls and reply.tool_calls:
         return await _calls_as_answer(session, reply)
     if not session.tools:
