@@ -28,7 +28,7 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
-from nats.js.errors import Error as JetStreamError
+from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
 _ANSWER_SECONDS = 10.0
@@ -132,25 +132,20 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def events(self, goal_id: str, owner: str) -> AsyncIterator[Feed]:
-        """A goal's events from the first one on, as an ordered consumer gives them."""
+        """A goal's events from the first one on, also over a restart of NATS; raises `Unreachable`."""
+        feed = Feed(self.nats, self.js, subjects.events_of(goal_id, owner))
         try:
-            subscription = await self.js.subscribe(subjects.events_of(goal_id, owner), ordered_consumer=True)
+            await feed.subscribe()
         except NotFoundError as error:
             raise TopologyMissing(
                 "no_stream", "the stream of events does not exist", hint="goalwright topology apply"
             ) from error
-        except (JetStreamError, NatsError) as error:
+        except (NatsError, TimeoutError) as error:
             raise Unreachable("no_answer", f"events cannot be read: {error}") from error
-        feed = Feed(self.nats, (await subscription.consumer_info()).num_pending or 0)
-        reader = asyncio.create_task(feed.read(subscription))
         try:
             yield feed
         finally:
-            reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reader
-            with contextlib.suppress(NatsError, JetStreamError):
-                await subscription.unsubscribe()
+            await feed.close()
 
     async def logs(self, goal_id: str, owner: str, task_id: str = "*") -> AsyncIterator[tuple[str, str]]:
         """Live output as (task_id, text); ends only when it is cancelled or the connection is closed."""
@@ -160,32 +155,51 @@ class Client:
 
 
 class Feed:
-    """Events as they come; `caught_up` once those that were stored at the start have been handed out."""
+    """Events as an ordered consumer gives them. One that comes again after a reconnect is the reader's to
+    drop (by its `seq`). `caught_up`: what was stored has been handed out."""
 
-    def __init__(self, client: NatsClient, stored: int) -> None:
-        self._client = client
-        self._stored = stored
+    def __init__(self, client: NatsClient, js: JetStreamContext, subject: str) -> None:
+        self._nats, self._js, self._subject = client, js, subject
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._subscription: JetStreamContext.PushSubscription | None = None
+        self._connection = 0
+        self._left = 0
+        self._heard = False
 
     @property
     def caught_up(self) -> bool:
         """True when nothing of the past is missing any more."""
-        return self._stored <= 0 and self._queue.empty()
+        return self._left == 0 and self._queue.empty()
 
-    async def read(self, subscription: Any) -> None:
-        """Move messages of the subscription into the queue, for ever."""
-        async for message in subscription.messages:
-            self._take(message)
+    async def subscribe(self) -> None:
+        """Read from the first event on; the consumer of an earlier call is given up."""
+        await self.close()
+        connection, self._heard = self._nats.stats["reconnects"], False
+        self._subscription = await self._js.subscribe(self._subject, ordered_consumer=True, cb=self._take)
+        info = await self._subscription.consumer_info()
+        if not self._heard:  # else the messages themselves tell how many are left
+            self._left = (info.num_pending or 0) + (info.delivered.consumer_seq if info.delivered else 0)
+        self._connection = connection
 
-    def _take(self, message: Msg) -> None:
-        self._stored -= 1
+    async def close(self) -> None:
+        """Stop reading; idempotent."""
+        if self._subscription is not None:
+            with contextlib.suppress(NatsError):
+                await self._subscription.unsubscribe()
+        self._subscription = None
+
+    async def _take(self, message: Msg) -> None:
+        self._left, self._heard = message.metadata.num_pending, True
         with contextlib.suppress(BadMessage):  # an event this version cannot read is not worth an end
             self._queue.put_nowait(parse_lenient(Event, message.data)[0])
 
     async def take(self, timeout_seconds: float) -> list[Event]:
         """What has arrived, after waiting at most so long for a first one; raises `Unreachable`."""
-        if self._client.is_closed:
+        if self._nats.is_closed:
             raise Unreachable("nats_unreachable", "the connection to NATS was lost for good")
+        if self._nats.is_connected and self._nats.stats["reconnects"] != self._connection:
+            with contextlib.suppress(NatsError, TimeoutError):  # JetStream is not there yet: next time
+                await self.subscribe()
         try:
             found = [await asyncio.wait_for(self._queue.get(), timeout_seconds)]
         except TimeoutError:

@@ -47,7 +47,7 @@ async def run(
     """
     from goalwright_shared.telemetry import configure_logging
 
-    from goalwright_cli import supervisor
+    from goalwright_cli import embedded
     from goalwright_cli.client import connected
     from goalwright_cli.follow import Patience, follow
     from goalwright_cli.screen import open_screen
@@ -59,7 +59,7 @@ async def run(
     configure_logging("cli", level="error")
     settings = SystemSettings(nats_url=nats_url) if nats_url else SystemSettings()
     async with contextlib.AsyncExitStack() as stack:
-        system = await stack.enter_async_context(supervisor.running_system(settings, on_step=_say))
+        system = await stack.enter_async_context(embedded.running_system(settings, on_step=_say))
         client = await stack.enter_async_context(connected(system.nats_url))
         submission = await build(
             client, body, paths, budget=budget, deadline=deadline, approve=approve, key=key

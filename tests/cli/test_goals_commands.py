@@ -312,3 +312,18 @@ async def test_logs_follow_a_goal_until_it_ends(scheduler: ScriptedScheduler, ur
     assert goal.tasks
     await invoke("pause", "g", url=url)
     assert (await watching.end()).code == 0
+
+
+async def test_watch_goes_on_after_nats_was_restarted(
+    scheduler: ScriptedScheduler, url: str, nats_server: EmbeddedNats
+) -> None:
+    goal = scheduler.add("g", script=BEGIN)
+    watching = await Command.start("watch", "g", url=url)
+    await watching.line_with("Plan  3 tasks")
+    await nats_server.stop()
+    await nats_server.start()
+    await scheduler.reconnected()
+    await scheduler.play(goal.goal_id, [*WHOLE[len(BEGIN) :]])
+    ran = await watching.end()
+    assert ran.code == 0, ran.err
+    assert ran.out.count("replan    revision 1") == 2, "once in the story, once in the ending"

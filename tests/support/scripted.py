@@ -18,6 +18,7 @@ from goalwright_shared import subjects, topology
 from goalwright_shared.messages import ArtifactRef, Event
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 
@@ -99,6 +100,15 @@ class ScriptedScheduler:
             event.to_json(),
             headers={"Nats-Msg-Id": event.event_id},
         )
+
+    async def reconnected(self) -> None:
+        """Return when the server that was stopped answers again."""
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(NatsError, TimeoutError):
+                    await self._js.stream_info(subjects.EVENTS)
+                    return
+                await asyncio.sleep(0.1)
 
     async def say_until(self, subject: str, body: bytes, heard: Coroutine[Any, Any, str]) -> str:
         """Publish on a core subject again and again until `heard` returns; what it returned."""
@@ -223,7 +233,7 @@ async def scripted_scheduler(
     service_url: str, script: list[Step] | None = None
 ) -> AsyncIterator[ScriptedScheduler]:
     """A scripted scheduler on a fresh server, with streams and bucket in place."""
-    client = await nats.connect(service_url)
+    client = await nats.connect(service_url, reconnect_time_wait=0.2)
     try:
         await topology.apply(client.jetstream(), [])
         scheduler = ScriptedScheduler(client, script or [])
