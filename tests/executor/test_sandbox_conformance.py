@@ -413,6 +413,15 @@ async def test_a_forged_report_does_not_change_the_verdict(spotless: Bench) -> N
     assert run.exit_code == 7
 
 
+async def test_files_and_core_dumps_are_limited_and_the_kernel_takes_programs_first(spotless: Bench) -> None:
+    source = (
+        "import resource as r\nprint(r.getrlimit(r.RLIMIT_CORE)[1], r.getrlimit(r.RLIMIT_NOFILE)[1], "
+        "open('/proc/self/oom_score_adj').read())"
+    )
+    run = await hostile(spotless, source)
+    assert run.stdout.split() == [b"0", b"1024", b"1000"]
+
+
 async def test_a_cancelled_program_leaves_nothing(spotless: Bench) -> None:
     job = spotless.job(
         ProgramSpec(source="print('up', flush=True)\nimport time; time.sleep(1000)", args=[MARK])

@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 SHELL = """
 [ "$1" = unlimited ] || ulimit -p "$1" 2>/dev/null || ulimit -u "$1"
+ulimit -c 0
+ulimit -n 1024 2>/dev/null
 { echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null
 stdin=$2
 shift 2
