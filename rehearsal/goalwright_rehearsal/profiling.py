@@ -305,8 +305,9 @@ def _assumed(card: Mapping[str, Json], table: str) -> str:
     excerpts = [
         str(item.get("excerpt") or "") for item in card.get("inputs") or [] if item.get("name") == table
     ]
-    header = "".join(excerpts).partition("\n")[0]
-    return next((name for name in _LIKELY if name not in header), "no such column")
+    header, end, _ = "".join(excerpts).partition("\n")
+    likely = _LIKELY if end else _LIKELY[-1:]  # of a header that is cut, the unlikeliest
+    return next((name for name in likely if name not in header), "no such column")
 
 
 def _repair(

@@ -46,7 +46,7 @@ def _most_telling(summary: str) -> str:
         for sentence in sentences:
             if word in sentence:
                 return sentence[:200]
-    return sentences[0][:200]
+    return "nothing stands out in the profile, so the values themselves come next."
 
 
 def _of_inputs(card: Mapping[str, Json]) -> dict[str, Json]:

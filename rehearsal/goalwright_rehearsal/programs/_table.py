@@ -36,6 +36,11 @@ def plain(number, digits=6):
     return float(f"{number:.{digits}g}") if abs(number) < 1e15 else number
 
 
+def many(number, word):
+    """1 row, 2 rows."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def load():
     """The cleaned table, its columns numbered, and the facts of each column from the cleaning."""
     cleaning = read_json(PARAMS["facts"])

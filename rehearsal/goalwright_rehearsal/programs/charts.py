@@ -183,7 +183,7 @@ def main():
         draw_texts(frame, facts, texts)
     with open(os.path.join(FOLDER, "index.json"), "w", encoding="utf-8") as file:
         json.dump(CHARTS, file, ensure_ascii=False, indent=1)
-    print(f"{len(CHARTS)} charts: {', '.join(chart['title'].lower() for chart in CHARTS)}.")
+    print(f"{many(len(CHARTS), 'chart')}: {', '.join(chart['title'].lower() for chart in CHARTS)}.")
 
 
 main()

@@ -138,7 +138,7 @@ def without_preamble(rows):
             break
         start += 1
     if start:
-        NOTES.append(f"{start} lines of title or comment before the header were left out.")
+        NOTES.append(f"Lines of title or comment before the header, left out: {start}.")
     return rows[start:]
 
 
@@ -174,9 +174,7 @@ def mend_widths(rows, width, delimiter):
             long += 1
             row[width - 1 :] = [f"{delimiter} ".join(row[width - 1 :])]  # with a space: not a decimal comma
     if short or long:
-        NOTES.append(
-            f"{short} rows were shorter and {long} rows longer than {width} cells; they were mended."
-        )
+        NOTES.append(f"Rows mended because they were not {width} cells wide: {short} shorter, {long} longer.")
 
 
 def unique_names(header):
@@ -289,7 +287,7 @@ def convert(name, cells, delimiter):
     for index, value in zip(present, new):
         cells[index] = value
     if facts["unreadable"]:
-        NOTES.append(f"{facts['unreadable']} values of {name} were no {facts['type']} and were left empty.")
+        NOTES.append(f"Values of {name} that are no {facts['type']}, left empty: {facts['unreadable']}.")
     return cells, facts
 
 

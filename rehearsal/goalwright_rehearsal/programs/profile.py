@@ -132,7 +132,7 @@ def tell_gaps(profile):
     columns = profile["columns"]
     gaps = [column for column in columns if column["missing"]]
     if not gaps:
-        return [f"No value is missing in {len(columns)} columns."]
+        return [f"No value is missing in {many(len(columns), 'column')}."]
     worst = max(gaps, key=lambda column: column["missing"])
     share = f"{worst['missing']} of {profile['rows']} ({worst['missing_share']:.1%})"
     have = "has" if len(gaps) == 1 else "have"
@@ -161,7 +161,11 @@ def tell_time(time):
     kinds = time["months"] if time["days"] >= 330 else time["weekdays"]
     kinds = sorted(kinds.items(), key=lambda kind: -kind[1])
     extremes = f"{kinds[0][0]} has the most rows ({kinds[0][1]})"
-    if len(kinds) > 1:
+    if kinds[0][1] <= 1.1 * kinds[-1][1]:
+        extremes = (
+            f"rows are spread evenly over the {'months' if time['days'] >= 330 else 'days of the week'}"
+        )
+    elif len(kinds) > 1:
         extremes += f" and {kinds[-1][0]} the fewest ({kinds[-1][1]})"
     lines = [f"{time['date']} runs from {time['first'][:10]} to {time['last'][:10]}; {extremes}."]
     for item in time["drift"][:1]:
@@ -196,7 +200,7 @@ def main():
     }
     profile["findings"] = tell(profile)
     write_json(PARAMS["profile"], profile)
-    print(f"{profile['rows']} rows, {len(facts)} columns.", *profile["findings"][:3])
+    print(f"{many(profile['rows'], 'row')}, {many(len(facts), 'column')}.", *profile["findings"][:3])
 
 
 main()

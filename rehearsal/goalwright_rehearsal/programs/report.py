@@ -12,6 +12,10 @@ def read_json(name):
         return json.load(file)
 
 
+def many(number, word):
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def cell(value):
     """Text that stays inside its cell of a table."""
     text = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
@@ -87,7 +91,7 @@ def closer_look():
 def main():
     profile = read_json(PARAMS["profile"])
     pictures = charts()
-    counted = f"{profile['rows']} rows and {len(profile['columns'])} columns"
+    counted = f"{many(profile['rows'], 'row')} and {many(len(profile['columns']), 'column')}"
     name = PARAMS["data"]
     parts = [
         f"# What {cell(name)} holds",
@@ -121,7 +125,8 @@ def main():
     path = os.path.join("out", PARAMS["report"] if "." in PARAMS["report"] else PARAMS["report"] + ".md")
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n\n".join(part for part in parts if part) + "\n")
-    print(f"A report of {len(profile['findings'])} findings and {len(pictures)} charts on {counted}.")
+    found = f"{many(len(profile['findings']), 'finding')} and {many(len(pictures), 'chart')}"
+    print(f"A report of {found} on {counted}.")
 
 
 main()

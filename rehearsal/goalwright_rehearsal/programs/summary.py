@@ -10,4 +10,4 @@ summary = {"rows": len(frame), "columns": columns, "repeated_rows": cleaning["re
 summary["made_by"] = "a program of Goalwright's rehearsal model, which has no intelligence"
 write_json(PARAMS["summary"], summary)
 missing = sum(column["missing"] for column in columns)
-print(f"{len(frame)} rows, {missing} values missing in {len(columns)} columns.")
+print(f"{many(len(frame), 'row')}, {many(missing, 'value')} missing in {many(len(columns), 'column')}.")
