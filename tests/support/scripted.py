@@ -233,7 +233,11 @@ async def scripted_scheduler(
     service_url: str, script: list[Step] | None = None
 ) -> AsyncIterator[ScriptedScheduler]:
     """A scripted scheduler on a fresh server, with streams and bucket in place."""
-    client = await nats.connect(service_url, reconnect_time_wait=0.2)
+
+    async def quiet(_: Exception) -> None:
+        """A test may stop the server."""
+
+    client = await nats.connect(service_url, reconnect_time_wait=0.2, error_cb=quiet)
     try:
         await topology.apply(client.jetstream(), [])
         scheduler = ScriptedScheduler(client, script or [])
