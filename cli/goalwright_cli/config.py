@@ -17,8 +17,8 @@ from goalwright_shared.telemetry import MASK, redact_value
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from goalwright_cli.children import SERVICES
 from goalwright_cli.settings import SystemSettings
-from goalwright_cli.supervisor import SERVICES
 from goalwright_cli.topology import service_settings
 
 app = typer.Typer(no_args_is_help=True, help="Show the configuration and where it comes from.")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from goalwright_cli.supervisor import SERVICES
+from goalwright_cli.children import SERVICES
 
 
 def serve(

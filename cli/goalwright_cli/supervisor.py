@@ -8,17 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Protocol, TextIO
+from collections.abc import Callable, Iterator, Mapping
+from typing import BinaryIO
 
 from goalwright_shared import subjects
 from goalwright_shared.errors import GoalwrightError, Unreachable
@@ -26,174 +20,18 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from goalwright_cli import processes, runfile
+from goalwright_cli.children import SERVICES, Child, Rehearsal, Service, environment_of, model_is_given
 from goalwright_cli.embedded_nats import EmbeddedNats
 from goalwright_cli.embedded_postgres import EmbeddedPostgres
 from goalwright_cli.settings import SystemSettings
-
-PERFORMERS = ("planner", "agent", "executor", "reflector")
-SERVICES = ("scheduler", *PERFORMERS)
 
 Step = Callable[[str], None]
 """Told what happens, a line at a time, for people."""
 
 _FIRST_BACKOFF_SECONDS = 0.25
 _LAST_BACKOFF_SECONDS = 30.0
-_SAID = "up.out"
-"""What a supervisor that was started for one command says."""
-_PATIENCE_SECONDS = 2.0
-"""A service that answers, but is not ready for so long (no sandbox, say), does not hold up the others."""
 _STEADY_SECONDS = 30.0
 """A process that lived this long starts again with the first backoff."""
-
-_EVERYBODY = re.compile(
-    r"^(PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|NO_COLOR|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|"
-    r"VIRTUAL_ENV|XDG_\w+|PYTHON\w+|LD_LIBRARY_PATH|GOALWRIGHT_\w+)$"
-)
-_PRIVATE_NAME = r"GOALWRIGHT_\w*(API_?KEY|TOKEN(?!S)|SECRET|PASSWORD)\w*"
-_SECRET = re.compile(rf"^(GOALWRIGHT_POSTGRES_DSN|{_PRIVATE_NAME})$")
-_ALSO = {
-    "agent": re.compile(rf"^(OPENAI_\w+|{_PRIVATE_NAME}|(?i:\w+_proxy))$"),
-    "scheduler": re.compile(r"^GOALWRIGHT_POSTGRES_DSN$"),
-    "executor": re.compile(r"^(DOCKER_\w+|KUBE\w+)$"),
-}
-
-
-class Child(Protocol):
-    """A process that the supervisor keeps."""
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-
-    process: subprocess.Popen[bytes] | None
-
-    async def start(self) -> None:
-        """Start (again)."""
-
-    async def stop(self) -> None:
-        """Stop; idempotent and finishes."""
-
-
-class Service:
-    """One process of a service. `start()` returns as soon as it runs; `ready()` waits on its /ready.
-
-    At first it is only loaded (imports take a second): that goes on while what it needs is started.
-    """
-
-    def __init__(self, name: str, env: Mapping[str, str], settings: SystemSettings) -> None:
-        self.name = name
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = settings.home / "logs" / f"{name}.log"
-        self._env = dict(env)
-        self._settings = settings
-        self._port = 0
-        self._hurry = False
-
-    def load(self) -> None:
-        """Start the process on a free health port; it waits for `go`."""
-        self._port = processes.free_port()
-        self.process = processes.spawn(
-            [sys.executable, "-m", "goalwright_cli.main", "serve", self.name, "--when-told"],
-            log=self.log,
-            stdin=subprocess.PIPE,
-            env=self._env | {"GOALWRIGHT_HEALTH_PORT": str(self._port)},
-        )
-
-    def go(self) -> None:
-        """Let a loaded process run."""
-        assert self.process is not None
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-    async def start(self) -> None:
-        """Start on a free health port."""
-        self.load()
-        self.go()
-
-    async def ready(self) -> str | None:
-        """Wait on /ready: None when it says so, else what it says is missing after some patience.
-
-        Raises `Unreachable` when the process ends, or does not answer at all for `ready_seconds`.
-        """
-        began, answered, missing = time.monotonic(), 0.0, "it does not answer on /ready"
-        while True:
-            self._raise_if_dead()
-            with contextlib.suppress(OSError, ValueError):
-                answer = await _get_json(self._port, "/ready")
-                if answer.get("ready"):
-                    return None
-                missing, answered = str(answer.get("missing")), answered or time.monotonic()
-            now = time.monotonic()
-            if answered and now - answered > _PATIENCE_SECONDS:
-                return missing
-            if now - began > self._settings.ready_seconds:
-                raise Unreachable("not_ready", f"the {self.name}: {missing}", hint=f"see {self.log}")
-            await asyncio.sleep(0.05)
-
-    def _raise_if_dead(self) -> None:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            raise Unreachable(
-                "service_died",
-                f"the {self.name} ended at its start with code {self.process.returncode}:\n"
-                f"{processes.tail(self.log)}",
-                hint=f"see {self.log}",
-            )
-
-    def hurry(self) -> None:
-        """Do not wait for work in flight any longer."""
-        self._hurry = True
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-
-    async def stop(self) -> None:
-        """Let work in flight end or be handed back, then end it."""
-        if self.process is not None:
-            grace = 0 if self._hurry else self._settings.drain_seconds + 5
-            await processes.stop(self.process, grace_seconds=grace)
-
-
-class Rehearsal:
-    """The rehearsal model: a server without intelligence that stands in when no model is configured.
-
-    `environment` makes the agent and its lanes use it.
-    """
-
-    name = "rehearsal"
-
-    def __init__(self, home: Path) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
-        self._port = processes.free_port()
-        self.environment = {
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{self._port}/v1",
-            "OPENAI_API_KEY": "no-key-is-needed",
-            "GOALWRIGHT_MODEL": self.name,
-        }
-        self._out, self._log = home / "logs" / "rehearsal.out", home / "logs" / "rehearsal.log"
-
-    async def start(self) -> None:
-        """Start; returns when it has printed its address. A restart keeps the address."""
-        with self._out.open("wb") as out:
-            self.process = processes.spawn(
-                [sys.executable, "-m", "goalwright_rehearsal", "--port", str(self._port)],
-                log=self._log,
-                stdout=out.fileno(),
-                env={name: value for name, value in os.environ.items() if _EVERYBODY.match(name)},
-            )
-        async with asyncio.timeout(20):
-            while not self._out.read_text().endswith("\n"):
-                if self.process.poll() is not None:
-                    raise Unreachable(
-                        "rehearsal_died",
-                        f"the rehearsal model ended at its start:\n{processes.tail(self._log)}",
-                        hint="set OPENAI_API_KEY to use a real model",
-                    )
-                await asyncio.sleep(0.02)
-
-    async def stop(self) -> None:
-        """Stop; idempotent."""
-        if self.process is not None:
-            await processes.stop(self.process, grace_seconds=3)
 
 
 class System:
@@ -362,21 +200,6 @@ class System:
             await asyncio.gather(*(child.stop() for child in stage))
 
 
-def model_is_given() -> bool:
-    """Whether the environment names a model provider."""
-    return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
-
-
-def environment_of(service: str, env: Mapping[str, str]) -> dict[str, str]:
-    """The part of `env` that a service needs: keys only for the agent, Postgres only for the scheduler."""
-    also = _ALSO.get(service)
-    return {
-        name: value
-        for name, value in env.items()
-        if (also and also.match(name)) or (_EVERYBODY.match(name) and not _SECRET.match(name))
-    }
-
-
 @contextlib.contextmanager
 def _environment(env: Mapping[str, str]) -> Iterator[None]:
     """Settings that are read inside see `env`."""
@@ -396,22 +219,6 @@ async def _is_heard(client: Client, subject: str) -> bool:
     except (NatsError, TimeoutError):
         return False
     return True
-
-
-async def _get_json(port: int, path: str) -> dict[str, object]:
-    """One GET on loopback, whatever its status. Plain streams: an HTTP client takes longer to import."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-        async with asyncio.timeout(5):
-            _, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    finally:
-        writer.close()
-    answer = json.loads(body)
-    return answer if isinstance(answer, dict) else {}
-
-
-# --- for `goalwright up` and `goalwright run` ---------------------------------------------------------------
 
 
 async def supervise(settings: SystemSettings, *, scale: Mapping[str, int], step: Step) -> int:
@@ -481,66 +288,3 @@ def _ready_line(run: runfile.Run, settings: SystemSettings, seconds: float) -> s
         f"Ready in {seconds:.1f} s: {count} services on {redact(run.nats_url)}, {model}, "
         f"state in {settings.home}"
     )
-
-
-@dataclass(frozen=True)
-class RunningSystem:
-    """A system to talk to: the address of its NATS, and whether it was started for us."""
-
-    nats_url: str
-    started: bool = False
-    run: runfile.Run | None = None
-
-
-@contextlib.asynccontextmanager
-async def running_system(
-    settings: SystemSettings | None = None, *, on_step: Step | None = None
-) -> AsyncIterator[RunningSystem]:
-    """Use the system at GOALWRIGHT_NATS_URL or the one that runs in the home; else start one for ourselves,
-    as a process of its own, and stop it afterwards."""
-    settings = settings or SystemSettings()
-    if settings.nats_url:
-        yield RunningSystem(settings.nats_url)
-        return
-    if run := runfile.read(settings.home):
-        yield RunningSystem(run.nats_url, run=run)
-        return
-    async with _own_system(settings, on_step or (lambda _: None)) as run:
-        yield RunningSystem(run.nats_url, started=True, run=run)
-
-
-@contextlib.asynccontextmanager
-async def _own_system(settings: SystemSettings, on_step: Step) -> AsyncIterator[runfile.Run]:
-    settings.home.mkdir(parents=True, exist_ok=True)
-    said = settings.home / _SAID
-    with said.open("wb") as out:
-        process = processes.spawn(
-            [sys.executable, "-m", "goalwright_cli.main", "--home", settings.home.absolute(), "up"],
-            stdout=out.fileno(), env=os.environ, log=said, death_signal=signal.SIGTERM,
-        )  # fmt: skip
-    try:
-        with said.open() as lines:
-            run = await _until_ready(settings.home, process, lines, on_step)
-        yield run
-    finally:
-        await processes.stop(process, grace_seconds=settings.drain_seconds + 30)
-
-
-async def _until_ready(
-    home: Path, process: subprocess.Popen[bytes], said: TextIO, on_step: Step
-) -> runfile.Run:
-    """The system of `home` once it is ready; raises `Unreachable` when its supervisor ends before."""
-    while True:
-        ended = process.poll() is not None
-        run = runfile.read(home)  # after the look at the process: it may end because another system is ready
-        for line in said:
-            on_step(line.rstrip())
-        if run is not None:
-            return run
-        if ended:
-            raise Unreachable(
-                "system_did_not_start",
-                f"the system did not start:\n{processes.tail(home / _SAID)}",
-                hint="goalwright doctor",
-            )
-        await asyncio.sleep(0.05)

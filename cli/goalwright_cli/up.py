@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from goalwright_shared.telemetry import configure_logging
 
-from goalwright_cli import supervisor
+from goalwright_cli import children, supervisor
 from goalwright_cli.settings import SystemSettings
 
 
@@ -38,9 +38,9 @@ def _say(line: str) -> None:
 
 def _scale(part: str) -> tuple[str, int]:
     name, _, count = part.partition("=")
-    if name not in supervisor.SERVICES or not count.isdecimal() or not 0 <= int(count) <= 64:
+    if name not in children.SERVICES or not count.isdecimal() or not 0 <= int(count) <= 64:
         raise typer.BadParameter(
-            f"{part!r} is not <service>=<count>; services are {', '.join(supervisor.SERVICES)}",
+            f"{part!r} is not <service>=<count>; services are {', '.join(children.SERVICES)}",
             param_hint="--scale",
         )
     return name, int(count)

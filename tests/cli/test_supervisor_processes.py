@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from goalwright_cli import processes, runfile
-from goalwright_cli.supervisor import environment_of
+from goalwright_cli.children import environment_of
 from support.waiting import eventually
 
 SPAWN = """
@@ -82,7 +82,7 @@ COMMON = {
         ("planner", set()),
         ("reflector", set()),
         ("scheduler", {"GOALWRIGHT_POSTGRES_DSN"}),
-        ("executor", {"DOCKER_HOST"}),
+        ("executor", {"DOCKER_HOST", "HTTPS_PROXY"}),
         ("agent", {"OPENAI_API_KEY", "OPENAI_BASE_URL", "GOALWRIGHT_OTHER_API_KEY", "HTTPS_PROXY"}),
     ],
 )

@@ -15,8 +15,9 @@ from pathlib import Path
 import nats
 import pytest
 from goalwright_cli import processes, runfile
+from goalwright_cli.children import SERVICES
+from goalwright_cli.embedded import running_system
 from goalwright_cli.settings import SystemSettings
-from goalwright_cli.supervisor import SERVICES, running_system
 from goalwright_shared import subjects
 from nats.errors import Error as NatsError
 from support.waiting import eventually
