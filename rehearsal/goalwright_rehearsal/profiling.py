@@ -144,6 +144,7 @@ def plan(card: Mapping[str, Json]) -> dict[str, Json]:
     wanted = card.get("deliverables") or []
     given = {_SERVES[str(item["type"])]: str(item["type"]) for item in wanted}
     parts = list(given) or ["report", "charts", "cleaned", "summary"]
+    names["pictures"] = "beside" if "charts" in parts else "inside"
     lanes = _lanes(card)
     steps = ["clean", "profile", "charts", "summary", "report"]
     others = [str(item.get("name")) for item in card.get("inputs") or [] if item.get("name") != names["data"]]
@@ -175,7 +176,8 @@ def _output(part: str, names: Mapping[str, str], types: Mapping[str, str]) -> di
 def _task(step: str, names: Mapping[str, str], lanes: list[str], types: Mapping[str, str]) -> dict[str, Json]:
     title, instruction = _SAYS[step]
     reads, makes = _READS[step], _MAKES[step]
-    known = " ".join(f"{part}={names[part]}" for part in dict.fromkeys(("data", *reads, *makes)))
+    told = ("data", *reads, *makes, *(["pictures"] if "report" in makes else []))
+    known = " ".join(f"{part}={names[part]}" for part in dict.fromkeys(told))
     lane = "agent.analyst" if step in ("profile", "patterns") and "agent.analyst" in lanes else "agent.coder"
     return {
         "key": step,
@@ -215,6 +217,8 @@ def revise(card: Mapping[str, Json]) -> dict[str, Json]:
         summary = f"{LABEL}: nothing to change, the plan has what this rehearsal knows to add."
         return {"reason": summary, "drop": [], "add": [], "values": [], "summary": summary}
     names = _names_in(tasks)
+    delivered = _listed(card.get("deliverables"))
+    names["pictures"] = "beside" if not delivered or names["charts"] in delivered else "inside"
     types = {"report": _type_of(tasks, names["report"])}
     lanes = _lanes(card)
     reason = str(card.get("reason") or "The profile found something worth a closer look.")

@@ -294,6 +294,20 @@ def test_every_decision_of_the_cleaning_is_in_the_report(direct: Stage, tmp_path
     assert direct.artifacts["cleaned"].read_text(encoding="utf-8").splitlines()[1] == "2024-02-01,1234.5,Köln"
 
 
+def test_report_carries_its_pictures_where_the_charts_are_not_delivered(
+    direct: Stage, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("n,m\n1,2\n3,5\n")
+    direct.give("data.csv", path)
+    plan = direct.plan(GOAL, [{"name": "findings.md", "type": "file", "description": ""}])
+    assert [direct.perform(task).status for task in plan["tasks"]] == ["succeeded"] * 5
+    pictures = json.loads((direct.artifacts["charts"] / "index.json").read_text())
+    report = direct.artifacts["findings.md"].read_text()
+    assert report.count("](data:image/png;base64,") == len(pictures) > 0
+    assert "](charts/" not in report
+
+
 def test_value_that_is_no_number_is_counted_apart_from_the_missing(direct: Stage, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("n,m\n" + "".join(f"{number},x\n" for number in range(60)) + "unknown,x\n,x\n")

@@ -1,8 +1,8 @@
 """Write the report in Markdown from the profile, the charts and the patterns."""
 
+import base64
 import json
 import os
-import tarfile
 
 PARAMS = {}
 
@@ -28,19 +28,20 @@ def table(header, rows):
 
 
 def charts():
-    """The index of the charts folder (a folder, or its tar), or what pictures there are."""
-    path = f"in/{PARAMS['charts']}"
-    if os.path.isdir(path):
-        names = sorted(os.listdir(path))
-        index = read_json(f"{PARAMS['charts']}/index.json") if "index.json" in names else None
-    else:
-        with tarfile.open(path) as tar:
-            names = sorted(os.path.basename(member.name) for member in tar if member.isfile())
-            found = next((member for member in tar if os.path.basename(member.name) == "index.json"), None)
-            index = json.load(tar.extractfile(found)) if found else None
-    if index is not None:
-        return index
+    """The index of the charts, or what pictures there are."""
+    names = sorted(os.listdir(f"in/{PARAMS['charts']}"))
+    if "index.json" in names:
+        return read_json(f"{PARAMS['charts']}/index.json")
     return [{"file": name, "title": name, "caption": ""} for name in names if name.endswith((".png", ".svg"))]
+
+
+def address(file):
+    """Where a picture is: in the folder of charts beside the report, or inside it."""
+    path = f"{PARAMS['charts']}/{file}"
+    if PARAMS["pictures"] == "beside":
+        return path
+    with open(f"in/{path}", "rb") as picture:
+        return f"data:image/png;base64,{base64.b64encode(picture.read()).decode()}"
 
 
 def range_of(column):
@@ -109,9 +110,8 @@ def main():
     parts.append(closer_look())
     parts.append("## Charts")
     for chart in pictures:
-        parts.append(
-            f"### {cell(chart['title'])}\n\n![{cell(chart['title'])}]({PARAMS['charts']}/{chart['file']})"
-        )
+        title = cell(chart["title"])
+        parts.append(f"### {title}\n\n![{title}]({address(chart['file'])})")
         parts.append(cell(chart["caption"]))
     notes = profile["notes"] or ["Nothing had to be mended."]
     parts += ["## What was cleaned", "\n".join(f"- {' '.join(note.split())}" for note in notes)]
