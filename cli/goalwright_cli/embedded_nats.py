@@ -143,7 +143,6 @@ def render_config(
     sync: bool = True,
 ) -> str:
     """The server's configuration. A password that starts with `$` names an environment variable."""
-    durables = [subjects.work_durable(lane) for lane in lanes]
     return f"""\
 server_name: goalwright
 listen: "{listen}"
@@ -162,7 +161,7 @@ authorization {{
       permissions: {{
         publish: {{
           allow: {_list(_client_publish())}
-          deny: {_list([s for d in durables for s in _take_and_ack(d)])}
+          deny: {_list(_client_denied(lanes))}
         }}
         subscribe: {{ allow: {_list(_client_subscribe())} }}
       }}
@@ -208,9 +207,15 @@ def _client_subscribe() -> list[str]:
     return ["events.>", "logs.>", subjects.CANCEL_ALL, "_INBOX.>"]
 
 
-def _take_and_ack(durable: str) -> list[str]:
-    work = subjects.WORK
-    return [f"$JS.API.CONSUMER.MSG.NEXT.{work}.{durable}", f"$JS.ACK.{work}.{durable}.>"]
+def _client_denied(lanes: Sequence[str]) -> list[str]:
+    """What the wildcards above would allow: the work of built-in lanes, and the reflector's place in the events."""
+    work, events, reflector = subjects.WORK, subjects.EVENTS, subjects.DURABLE_REFLECTOR
+    denied = []
+    for durable in map(subjects.work_durable, lanes):
+        denied += [f"$JS.API.CONSUMER.MSG.NEXT.{work}.{durable}", f"$JS.ACK.{work}.{durable}.>"]
+    for verb in ("CREATE", "DURABLE.CREATE", "DELETE", "MSG.NEXT"):
+        denied.append(f"$JS.API.CONSUMER.{verb}.{events}.{reflector}")
+    return [*denied, f"$JS.API.CONSUMER.CREATE.{events}.{reflector}.>", f"$JS.ACK.{events}.{reflector}.>"]
 
 
 if __name__ == "__main__":

@@ -117,6 +117,10 @@ async def test_a_client_cannot_take_the_work_of_a_built_in_lane(client: AsClient
         "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.DELETE.GOALS", "$JS.API.STREAM.CREATE.MINE",
         "$JS.API.CONSUMER.DELETE.WORK.work-exec", "$JS.API.CONSUMER.CREATE.WORK.mine",
         "$JS.API.STREAM.MSG.GET.WORK", "$JS.ACK.WORK.work-exec.1.1.1.1.0",
+        f"$JS.API.CONSUMER.DELETE.EVENTS.{subjects.DURABLE_REFLECTOR}",
+        f"$JS.API.CONSUMER.MSG.NEXT.EVENTS.{subjects.DURABLE_REFLECTOR}",
+        f"$JS.API.CONSUMER.CREATE.EVENTS.{subjects.DURABLE_REFLECTOR}.events.>",
+        f"$JS.API.CONSUMER.DURABLE.CREATE.EVENTS.{subjects.DURABLE_REFLECTOR}",
     ],
 )  # fmt: skip
 async def test_a_client_cannot_publish(client: AsClient, subject: str) -> None:
