@@ -105,7 +105,7 @@ async def connection(url: str) -> AsyncIterator[Client]:
     except (NatsError, OSError, TimeoutError) as error:
         raise Unreachable(
             "nats_unreachable",
-            f"no NATS server answers at {redact(url)} ({error or 'timed out'})",
+            f"no NATS server answers at {redact(url)} ({str(error) or 'timed out'})",
             hint="start one with `goalwright up`, or set GOALWRIGHT_NATS_URL",
         ) from error
     try:

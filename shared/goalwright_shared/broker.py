@@ -82,7 +82,7 @@ class Connection:
         except (TimeoutError, OSError, NoServersError) as error:
             raise Unreachable(
                 "nats_unreachable",
-                f"no NATS server answers at {url} ({error or 'timed out'})",
+                f"no NATS server answers at {url} ({str(error) or 'timed out'})",
                 hint="start one with `goalwright up`, or set GOALWRIGHT_NATS_URL",
             ) from error
 
