@@ -41,7 +41,8 @@ from goalwright_shared.telemetry import redact
 
 log = structlog.get_logger(__name__)
 
-_PULL_SECONDS = 30.0
+_PULL_SECONDS = 5.0
+"""A pull is lost with the server it was sent to, and nobody says so: it is made anew this often."""
 
 
 class Attempt:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -23,6 +24,8 @@ from goalwright_shared import topology
 from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.messages import Lane, PoolLimit
 from nats.aio.client import Client
+
+from support import invariants
 
 LANES = [
     HUMAN_LANE,
@@ -103,7 +106,7 @@ class System:
     async def service(self) -> Client:
         """A connection with the rights of a service."""
         if self._service is None:
-            self._service = await nats.connect(self.server.service_url)
+            self._service = await connect(self.server.service_url)
         return self._service
 
     async def answers(self) -> bool:
@@ -151,10 +154,27 @@ class System:
         """The data of `goal.finished`, awaited."""
 
         async def ended() -> Any:
-            answer = await self.goal(goal_id)
+            answer = await self.tried(self.goal(goal_id))
             return answer if answer.get("finished_at") else None
 
         return await wait_for(ended, seconds)
+
+    async def tried(self, request: Awaitable[Any]) -> Any:
+        """The answer of a request that may find nobody yet: an empty one then."""
+        try:
+            return await request
+        except (nats.errors.Error, TimeoutError):
+            return {}
+
+    async def restart_nats(self, *, wipe: bool = False) -> None:
+        """Kill -9 nats-server and start it again, with its store or with an empty one."""
+        process = self.server.process
+        assert process is not None
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        if wipe:
+            shutil.rmtree(self.server._folder.parent / "nats" / "jetstream")
+        await self.server.start()
 
     async def task(self, goal_id: str, key: str) -> Any:
         """The answer of `query.task`."""
@@ -187,14 +207,14 @@ class System:
         pull = await js.pull_subscribe_bind(durable="work-" + lane.replace(".", "-"), stream="WORK")
         while True:
             try:
-                (message,) = await pull.fetch(1, timeout=5)
+                (message,) = await pull.fetch(1, timeout=2)
             except (nats.errors.Error, TimeoutError):
                 await asyncio.sleep(0.05)
                 continue
             work = json.loads(message.data)
             if "body_ref" in work:  # over 512 KiB: the whole message is an artifact
                 store = await js.object_store("ARTIFACTS")
-                work = json.loads((await store.get(work["body_ref"]["object"])).data)
+                work = json.loads((await store.get(work["body_ref"]["object"])).data or b"")
             self.performed.append((work["spec"]["key"], work["epoch"], lane))
             outcome = answer(work)
             if asyncio.iscoroutine(outcome):
@@ -238,6 +258,15 @@ def chain(lane: str, *keys: str) -> list[dict[str, Any]]:
     ]
 
 
+async def connect(url: str) -> Client:
+    """A client that outlives restarts of the server."""
+
+    async def ignore(_: Exception) -> None:
+        """Disconnections are meant, in tests that kill the server."""
+
+    return await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=1, error_cb=ignore)
+
+
 async def prepare(
     server: EmbeddedNats, dsn: str, lanes: Sequence[Lane], pools: Sequence[PoolLimit] = ()
 ) -> None:
@@ -253,7 +282,7 @@ async def prepare(
 async def system(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[System]:
     """Real NATS, real Postgres, topology applied; no scheduler yet (`await system.start_scheduler()`)."""
     await prepare(nats_server, postgres_dsn, LANES, [PoolLimit(pool="k/m")])
-    client = await nats.connect(nats_server.client_url)
+    client = await connect(nats_server.client_url)
     made = System(nats_server, postgres_dsn, client)
     try:
         yield made
@@ -269,3 +298,4 @@ async def system(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[
         if made._service is not None:
             await made._service.close()
         await client.close()
+    assert await invariants.broken(postgres_dsn) == {}

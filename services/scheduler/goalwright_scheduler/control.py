@@ -11,6 +11,7 @@ from goalwright_shared.messages import (
     AddTask,
     Lane,
     Operation,
+    TaskError,
     TaskSpec,
     parse_lenient_value,
 )
@@ -240,9 +241,14 @@ async def _signal(change: Change, owner: str, body: dict[str, Any]) -> Answer:
         signal_id=body["signal_id"], evidence=list(body.get("evidence") or ()),
     )  # fmt: skip
     match action:
+        case "retry":
+            await _another_try(change, goal, body)
         case "replan":
             root = (await change.load([goal["root_task"]]))[goal["root_task"]]
-            await replans.open(change, root, message or signal, body.get("evidence") or ())
+            try:
+                await replans.open(change, root, message or signal, body.get("evidence") or ())
+            except Refused as error:  # the finding stays, whatever becomes of its advice
+                return {"ok": True, "new": True, "not_done": str(error)}
         case "pause":
             await goals.pause(change, num, "loop", ask_seconds=change.settings.ask_timeout_seconds)
         case "stop_loop":
@@ -250,6 +256,18 @@ async def _signal(change: Change, owner: str, body: dict[str, Any]) -> Answer:
         case "stop_off_topic":
             await goals.finish(change, num, GoalStatus.STOPPED_OFF_TOPIC, message or signal)
     return {"ok": True, "new": True}
+
+
+async def _another_try(change: Change, goal: Any, body: dict[str, Any]) -> None:
+    """The reflector wants a running try given up: it counts as a failure, and the note reaches the next."""
+    if body.get("task_id") is None:
+        return
+    row = await _task(change, goal, {"task_id": str(body["task_id"])})
+    if row.state is State.DISPATCHED:
+        change.settle(row, money.Bill(row.hold, 0), "given up")
+        change.cancels.append(row.id)
+        reason = _text(body, "message", required=False) or "the reflector asked for another try"
+        await tasks.fail(change, row, TaskError(code="given_up", message=reason, retryable=True))
 
 
 def _data(body: dict[str, Any]) -> dict[str, Any]:

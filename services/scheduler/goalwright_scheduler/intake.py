@@ -17,7 +17,8 @@ from nats.js.errors import Error as JetStreamError
 
 log = structlog.get_logger(__name__)
 
-_PULL_SECONDS = 20.0
+_PULL_SECONDS = 1.0
+"""A pull is lost with the server it was sent to, and nobody says so: it is made anew this often."""
 
 Take = Callable[[Msg], Awaitable[None]]
 
@@ -31,6 +32,8 @@ class Intake:
         self._client, self._stream, self._durable, self._take = client, stream, durable, take
         self._batch, self._room = batch, room
         self._task: asyncio.Task[None] | None = None
+        self._subscription: JetStreamContext.PullSubscription | None = None
+        self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self.drained = asyncio.Event()
         """Set when the stream had nothing more to give at least once."""
 
@@ -40,26 +43,30 @@ class Intake:
 
     async def stop(self) -> None:
         """Stop pulling; what was taken is acked by whoever handles it."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
+        if self._subscription is not None:  # left behind, it keeps the connection's drain waiting for 30 s
+            with contextlib.suppress(NatsError):
+                await self._subscription.unsubscribe()
+            self._subscription = None
 
     async def _pull(self) -> None:
         js = self._client.jetstream(timeout=10)
         prefix = bytes(self._client._inbox_prefix) + b"."
-        pull: JetStreamContext.PullSubscription | None = None
-        while True:
+        while not self._stopping:
             try:
-                if pull is None:
-                    pull = await js.pull_subscribe_bind(
+                if self._subscription is None:
+                    self._subscription = await js.pull_subscribe_bind(
                         durable=self._durable, stream=self._stream, inbox_prefix=prefix
                     )
                 await self._note_drained(js)
                 while not self._room():  # noqa: ASYNC110 - the loop's queue has no event for "short again"
                     await asyncio.sleep(0.01)
-                for message in await pull.fetch(self._batch, timeout=_PULL_SECONDS):
+                for message in await self._subscription.fetch(self._batch, timeout=_PULL_SECONDS):
                     await self._take(message)
             except TimeoutError:
                 self.drained.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
 
 from goalwright_scheduler import checking, control, dispatch, goals, outcomes, sweep
 from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds
@@ -107,12 +108,17 @@ class Loop:
         settings: SchedulerSettings,
         term: int,
         holder: str,
+        mend: Callable[[], Awaitable[Sequence[str]]],
     ) -> None:
+        self._mend, self._mend_at = mend, 0.0
+        self._work_was_lost = False
+        self._work_lost_at: datetime | None = None  # dispatched before: its message may be gone
         self._db, self._client, self._publisher, self._memory = db, client, publisher, memory
         self._settings, self._term, self._holder = settings, term, holder
         self._js: JetStreamContext = client.jetstream(timeout=2)
         self._items: asyncio.Queue[Item] = asyncio.Queue()
         self._next_tick = 0.0
+        self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self._credit_pause = _CREDIT_FIRST
         self.leases_expire_from = float("inf")
         """Monotonic time from which expired leases count (set once stored outcomes are drained)."""
@@ -121,13 +127,17 @@ class Loop:
         """Hand something to the loop."""
         self._items.put_nowait(item)
 
+    def stop(self) -> None:
+        """End after the turn in hand."""
+        self._stopping = True
+
     def has_room(self) -> bool:
         """Whether intake should read more."""
         return self._items.qsize() < 4 * self._settings.batch
 
     async def run(self) -> None:
-        """Turn until cancelled or the lead is lost."""
-        while True:
+        """Turn until stopped or the lead is lost."""
+        while not self._stopping:
             items = await self._arrived()
             await self._look_for_slots()
             tick = time.monotonic() >= self._next_tick
@@ -174,11 +184,25 @@ class Loop:
             return 0
         try:
             info = await self._js.consumer_info(subjects.WORK, subjects.work_durable(name))
+        except NotFoundError:  # NATS came back without its memory
+            await self._mend_topology()
+            return 0
         except (NatsError, JetStreamError, TimeoutError):
             return 0
         waiting, pending = info.num_waiting or 0, info.num_pending or 0
         present = waiting or info.num_ack_pending
         return waiting - pending + (lane.look_ahead if present else 0)
+
+    async def _mend_topology(self) -> None:
+        """Make anew what NATS may have lost; at most once a second."""
+        if time.monotonic() < self._mend_at or not self._client.is_connected:
+            return
+        self._mend_at = time.monotonic() + 1
+        try:
+            changed = await self._mend()
+            self._work_was_lost |= f"stream {subjects.WORK} created" in changed
+        except (NatsError, JetStreamError, TimeoutError) as error:
+            log.warning("topology not mended, trying again", error=repr(error))
 
     def _can_dispatch(self) -> bool:
         return any(self._memory.free.get(lane, 0) > 0 for lane in self._memory.ready.waiting())
@@ -309,7 +333,14 @@ class Loop:
             )
 
     async def _sweep(self, change: Change) -> None:
-        await sweep.sweep(change, leases=time.monotonic() >= self.leases_expire_from)
+        if self._work_was_lost:
+            self._work_was_lost, self._work_lost_at = False, change.now
+        leases = sweep.Leases(
+            expire=time.monotonic() >= self.leases_expire_from,
+            unconfirmed=frozenset(self._publisher.unconfirmed()),
+            lost_before=self._work_lost_at,
+        )
+        await sweep.sweep(change, leases)
         await follow(change)
         await dispatch.pause_short_goals(change, self._memory)
 
@@ -346,7 +377,8 @@ class Loop:
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
-        await self._publisher.flush()
+        if not await self._publisher.flush():
+            await self._mend_topology()
         for message in answers.acks:
             try:
                 await message.ack()

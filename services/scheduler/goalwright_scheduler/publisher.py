@@ -30,6 +30,7 @@ class _Outgoing:
     subject: str
     payload: bytes
     headers: dict[str, str]
+    task: int | None = None
     outbox: int | None = None  # the outbox row that is published with this message, when it is its last
 
 
@@ -48,6 +49,10 @@ class Publisher:
         """Messages committed and not yet confirmed."""
         return len(self._waiting)
 
+    def unconfirmed(self) -> set[int]:
+        """Tasks whose Work is committed and perhaps not in the stream yet."""
+        return {out.task for out in self._waiting if out.task is not None}
+
     def clear(self) -> None:
         """Forget everything: another leader reads it from Postgres."""
         self._waiting.clear()
@@ -58,7 +63,9 @@ class Publisher:
         for work in works:
             payload = await pack(work.to_json(), self._artifacts)
             headers = {"Nats-Msg-Id": f"{work.task_id}:{work.epoch}", "schema": "work/1"}
-            self._waiting.append(_Outgoing(subjects.work(work.lane), payload, headers))
+            self._waiting.append(
+                _Outgoing(subjects.work(work.lane), payload, headers, task=int(work.task_id))
+            )
 
     def events(self, row: Any) -> None:
         """Queue the events of one outbox row (id, first_seq, at, events, goal_id, owner)."""
@@ -73,7 +80,7 @@ class Publisher:
             headers = {"Nats-Msg-Id": f"{row['owner']}/{row['goal_id']}:{seq}", "schema": "event/1"}
             subject = subjects.event(row["owner"], row["goal_id"], body["kind"])
             last = row["id"] if offset == len(bodies) - 1 else None
-            self._waiting.append(_Outgoing(subject, event.to_json(), headers, last))
+            self._waiting.append(_Outgoing(subject, event.to_json(), headers, outbox=last))
 
     async def cancels(self, tasks: Iterable[int]) -> None:
         """Tell performers at once that tasks are no longer wanted (best effort: epochs fence the rest)."""

@@ -52,6 +52,7 @@ class Leadership:
         self.memory = Memory()
         self.leads = False
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
 
     async def start(self) -> None:
         """Begin to try; returns at once (a standby is as ready as a leader)."""
@@ -59,6 +60,7 @@ class Leadership:
 
     async def stop(self) -> None:
         """Finish the turn in hand and give the lead back."""
+        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -67,7 +69,7 @@ class Leadership:
 
     async def _run(self) -> None:
         pause = self._settings.leader_lease_seconds / 4
-        while True:
+        while not self._stopping:
             try:
                 db = await self._connect()
                 try:
@@ -88,12 +90,16 @@ class Leadership:
     async def _reign(self, db: Db, term: int) -> None:
         log.info("leading", term=term)
         client = self._client()
-        await self._mend_topology(client, db)
+
+        async def mend() -> Sequence[str]:
+            return await self._mend_topology(client, db)
+
+        await mend()
         await self.memory.load(db)
         publisher = Publisher(self._client, self._artifacts)
         loop = Loop(
             db=db, client=client, publisher=publisher, memory=self.memory, settings=self._settings, term=term,
-            holder=self._holder,
+            holder=self._holder, mend=mend,
         )  # fmt: skip
         await self._republish(db, publisher)
         desk = LeaderDesk(loop, client, self._artifacts, self.memory)
@@ -117,6 +123,7 @@ class Leadership:
                 await subscriber.stop()
             for part in parts:
                 await part.stop()
+            loop.stop()
             turning.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await turning
@@ -146,7 +153,7 @@ class Leadership:
         await outcomes.drained.wait()
         loop.leases_expire_from = time.monotonic() + self._settings.leader_lease_seconds + 10
 
-    async def _mend_topology(self, client: Client, db: Db) -> None:
+    async def _mend_topology(self, client: Client, db: Db) -> Sequence[str]:
         """Streams in memory are gone after a restart of NATS: the leader, who knows the lanes, makes them anew."""
         lanes = [
             row["name"] for row in await db.fetch("SELECT name FROM lane WHERE lane->>'performer' <> 'human'")
@@ -166,6 +173,7 @@ class Leadership:
             )
         if changed:
             log.warning("topology mended", changed=changed)
+        return changed
 
     async def _republish(self, db: Db, publisher: Publisher) -> None:
         """What the last leader committed and perhaps did not publish: events, and work so young that the

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
 from goalwright_shared.messages import TaskError
 
 from goalwright_scheduler import control, goals, tasks
@@ -13,16 +16,32 @@ from goalwright_scheduler.core.states import GoalStatus, State
 _AT_ONCE = 500
 
 
-async def sweep(change: Change, *, leases: bool) -> None:
-    """One pass. `leases` is False for a new leader until stored outcomes are drained and a lease has passed."""
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """What a pass needs to know to end leases justly.
+
+    expire: False for a new leader until stored outcomes are drained and presences could be heard.
+    unconfirmed: tasks whose Work is not known to be in the stream; their leases have not begun.
+    lost_before: NATS lost its memory then; Work dispatched before may be gone without anybody's fault.
+    """
+
+    expire: bool
+    unconfirmed: frozenset[int] = frozenset()
+    lost_before: datetime | None = None
+
+
+async def sweep(change: Change, leases: Leases) -> None:
+    """One pass."""
     for row in await change.fetch("wake", change.now, _AT_ONCE):
         change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
     due = await change.fetch("expired", change.now, _AT_ONCE)
     for task in (await change.load([row["id"] for row in due])).values():
         if task.state is State.PARKED:
             await _unanswered(change, task)
-        elif leases:
-            await _expired(change, task)
+        elif task.id in leases.unconfirmed:
+            await _begin_lease(change, task)
+        elif leases.expire:
+            await _expired(change, task, leases.lost_before)
     ended = await change.db.fetch(
         """SELECT num, deadline <= $1 AS late FROM goal
            WHERE finished_at IS NULL AND (deadline <= $1 OR ask_until <= $1) LIMIT 100""",
@@ -49,7 +68,13 @@ async def _unanswered(change: Change, row: TaskRow) -> None:
     await tasks.die(change, row, error)
 
 
-async def _expired(change: Change, row: TaskRow) -> None:
+async def _begin_lease(change: Change, row: TaskRow) -> None:
+    lane = change.lanes.get(row.lane)
+    due = change.now + timedelta(seconds=lane.lease_seconds if lane else 60)
+    await change.db.execute("UPDATE task SET due_at = $2 WHERE id = $1 AND state = 'dispatched'", row.id, due)
+
+
+async def _expired(change: Change, row: TaskRow, lost_before: datetime | None) -> None:
     """A lease is over. Never announced by a performer of ours: its message was lost, and it goes again. Else
     the try is charged in full and counts as a failure; work with external effects waits for a person."""
     lane = change.lanes.get(row.lane)
@@ -57,7 +82,9 @@ async def _expired(change: Change, row: TaskRow) -> None:
         row.goal, "task.expired", row.id,
         key=row.key, lane=row.lane, epoch=row.epoch, announced=row.announced, parent=tasks.text(row.parent),
     )  # fmt: skip
-    if not row.announced and (lane is None or lane.performer == "service"):
+    ours = lane is None or lane.performer == "service"
+    gone = lost_before is not None and row.dispatched_at is not None and row.dispatched_at <= lost_before
+    if not row.announced and (ours or gone):
         change.settle(row, money.Bill(0, 0), "lost")
         await tasks.resume(change, row, (State.DISPATCHED,), turns=0)
         return

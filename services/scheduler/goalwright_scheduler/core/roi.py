@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_EXACT_CLOSURES = 2_000_000
+_EXACT_CLOSURES = 200_000
 """Closure costs are exact up to this many (deliverable, task) pairs, else bounded from above by a sum."""
 
 
