@@ -19,19 +19,18 @@ from rich.text import Text
 
 from goalwright_cli import exits, tree
 from goalwright_cli.client import Client, Feed, refs_of
-from goalwright_cli.render import Bill, clean
+from goalwright_cli.order import Inbox, receive, skip_gap
+from goalwright_cli.render import Bill
 from goalwright_cli.screen import Screen
 from goalwright_cli.view import (
     ENDED,
     GoalView,
-    Inbox,
     Question,
     apply,
-    receive,
-    skip_gap,
     with_account,
     with_note,
 )
+from goalwright_cli.words import clean
 
 _FRAME_SECONDS = 0.125
 _LOOK_SECONDS = 2.0

@@ -167,7 +167,7 @@ async def logs(
 
 
 async def _print_logs(client: Client, goal: dict[str, Any], task_id: str | None) -> None:
-    from goalwright_cli.render import clean
+    from goalwright_cli.words import clean
 
     keys: dict[str, str] = {}
     async for sender, text in client.logs(goal["goal_id"], goal["owner"], task_id or "*"):

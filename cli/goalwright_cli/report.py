@@ -13,8 +13,9 @@ from rich.text import Text
 
 from goalwright_cli import render, tree
 from goalwright_cli.files import size_text
-from goalwright_cli.render import STYLES, clean, labelled, money
+from goalwright_cli.render import STYLES, labelled
 from goalwright_cli.view import WAITING, GoalView, TaskView
+from goalwright_cli.words import clean, money, role
 
 _CALL_CHARACTERS = 2_500
 """How much of a message of a prompt, of a reply or of an output is shown; `--json` names the whole artifact."""
@@ -169,9 +170,7 @@ def mermaid(tasks: list[dict[str, Any]]) -> str:
     lines = ["flowchart TD"]
     for row in tasks:
         title = clean(row.get("title") or row["key"]).replace('"', "'").replace("<", "‹").replace(">", "›")
-        lines.append(
-            f'  t{row["task_id"]}["{title}<br/>{render.role(row["lane"])}"]:::{_class(row["state"])}'
-        )
+        lines.append(f'  t{row["task_id"]}["{title}<br/>{role(row["lane"])}"]:::{_class(row["state"])}')
     for row in tasks:
         lines += [f"  t{need} --> t{row['task_id']}" for need in row.get("needs") or () if need in known]
         if row.get("parent") in known:

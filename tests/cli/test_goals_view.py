@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from goalwright_cli import exits, tree, view
-from goalwright_cli.view import GoalView, Inbox, TaskView
+from goalwright_cli import exits, order, tree, view
+from goalwright_cli.order import Inbox
+from goalwright_cli.view import GoalView, TaskView
 from goalwright_shared.messages import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ def events(script: list[Step]) -> list[Event]:
 def fold(found: list[Event]) -> GoalView:
     inbox, seen = Inbox(), GoalView("g")
     for event in found:
-        inbox, due = view.receive(inbox, event)
+        inbox, due = order.receive(inbox, event)
         for each in due:
             seen = view.apply(seen, each)
     return seen
@@ -57,13 +58,13 @@ def test_an_event_that_was_applied_changes_nothing() -> None:
 
 def test_events_after_a_gap_wait_until_it_is_given_up() -> None:
     found = events(WHOLE)
-    inbox, due = view.receive(Inbox(), found[4])
+    inbox, due = order.receive(Inbox(), found[4])
     assert due == []
-    inbox, due = view.receive(inbox, found[5])
+    inbox, due = order.receive(inbox, found[5])
     assert due == []
-    inbox, due = view.skip_gap(inbox)
+    inbox, due = order.skip_gap(inbox)
     assert [event.seq for event in due] == [5, 6]
-    assert view.receive(inbox, found[0])[1] == []
+    assert order.receive(inbox, found[0])[1] == []
 
 
 @given(

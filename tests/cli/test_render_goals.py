@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from goalwright_cli import render, tree, view
+from goalwright_cli import render, tree, view, words
 from goalwright_cli.files import Delivered
 from goalwright_cli.render import Bill
 from goalwright_cli.view import GoalView, TaskView
@@ -155,17 +155,17 @@ def test_a_real_model_gets_no_rehearsal_label() -> None:
     [(0, "$0"), (0.0000004, "$0.0000"), (0.0021, "$0.0021"), (0.11, "$0.11"), (12.5, "$12.50")],
 )
 def test_money_has_as_many_decimals_as_say_something(usd: float, text: str) -> None:
-    assert render.money(usd) == text
+    assert words.money(usd) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "00:00"), (58.9, "00:58"), (3723, "1:02:03")])
 def test_clock(seconds: float, text: str) -> None:
-    assert render.clock(seconds) == text
+    assert words.clock(seconds) == text
 
 
 @given(st.floats(0, 10**7))
 def test_brief_durations_fit_their_column(seconds: float) -> None:
-    assert len(render.brief(min(seconds, 99 * 3600))) <= 6
+    assert len(words.brief(min(seconds, 99 * 3600))) <= 6
 
 
 def test_no_colour_means_no_escape_codes() -> None:
