@@ -13,11 +13,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import nats
 import pytest
 from goalwright_cli.embedded_nats import EmbeddedNats
 from goalwright_scheduler import migrations
 from goalwright_scheduler.app import build
+from goalwright_scheduler.core.states import TRANSITIONS
 from goalwright_scheduler.lanes import store_lanes
 from goalwright_scheduler.settings import HUMAN_LANE, SchedulerSettings
 from goalwright_shared import topology
@@ -258,6 +260,27 @@ def chain(lane: str, *keys: str) -> list[dict[str, Any]]:
     ]
 
 
+async def refuse_illegal_transitions(dsn: str) -> None:
+    """A trigger that knows the table of legal transitions: a statement that breaks it fails."""
+    legal = ", ".join(f"('{old}', '{new}')" for old, after in TRANSITIONS.items() for new in sorted(after))
+    db = await asyncpg.connect(dsn)
+    await db.execute(
+        f"""CREATE FUNCTION legal_transition() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF NEW.epoch < OLD.epoch THEN
+                    RAISE EXCEPTION 'the epoch of task % went back', NEW.id;
+                END IF;
+                IF NEW.state <> OLD.state AND (OLD.state, NEW.state) NOT IN ({legal}) THEN
+                    RAISE EXCEPTION 'task % may not go from % to %', NEW.id, OLD.state, NEW.state;
+                END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER legal_transition BEFORE UPDATE ON task
+            FOR EACH ROW EXECUTE FUNCTION legal_transition()"""
+    )
+    await db.close()
+
+
 async def connect(url: str) -> Client:
     """A client that outlives restarts of the server."""
 
@@ -272,6 +295,7 @@ async def prepare(
 ) -> None:
     """Schema, lanes, streams and consumers."""
     await migrations.migrate(dsn)
+    await refuse_illegal_transitions(dsn)
     await store_lanes(dsn, lanes, pools)
     client = await nats.connect(server.service_url)
     await topology.apply(client.jetstream(), [lane.name for lane in lanes if lane.performer != "human"])
