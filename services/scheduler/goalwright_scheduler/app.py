@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 import structlog
 from goalwright_shared import lifecycle
@@ -17,6 +19,8 @@ from goalwright_scheduler.handlers import query_subscribers
 from goalwright_scheduler.queries import Queries
 from goalwright_scheduler.reign import Leadership
 from goalwright_scheduler.settings import SchedulerSettings
+
+_CLOSE_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +63,11 @@ class Database:
     async def stop(self) -> None:
         """Close the pool."""
         if self._pool is not None:
-            await self._pool.close()
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._pool.close()
+            except TimeoutError:  # a query of somebody who left
+                self._pool.terminate()
             self._pool = None
 
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from goalwright_shared.graph import canonical_hash
 from goalwright_shared.messages import (
     ArtifactRef,
     ChildResult,
@@ -134,13 +135,14 @@ async def works(change: Change, memory: Memory, ids: Sequence[int]) -> list[Work
     children = await _children(change, [task for task in ids if rows[task]["expansions"]])
     errors = await _errors(change, [task for task in ids if rows[task]["failures"]])
     contracts, notes = await _goal_texts(change, memory, list(rows.values()))
+    above = await _ancestors(change, [task for task in ids if rows[task]["lane"] == "plan"])
     made = []
     for task in ids:
         row = rows[task]
         spec = TaskSpec.model_validate_json(row["spec"])
         made.append(
             _work(memory.lanes, row, spec, inputs[task], children[task], errors[task],
-                  contracts.get(row["goal"]), notes.get(row["goal"], []))
+                  contracts.get(row["goal"]), notes.get(row["goal"], []), above[task])
         )  # fmt: skip
         change.emit(
             row["goal"], "task.dispatched", task,
@@ -153,6 +155,7 @@ async def works(change: Change, memory: Memory, ids: Sequence[int]) -> list[Work
 def _work(
     lanes: dict[str, Lane], row: Any, spec: TaskSpec, inputs: dict[str, ArtifactRef],
     children: list[ChildResult], errors: list[TaskError], contract: Contract | None, notes: list[Note],
+    ancestors: list[str],
 ) -> Work:  # fmt: skip
     lane = lanes[row["lane"]]
     continuation = None
@@ -178,6 +181,7 @@ def _work(
         lanes=_lanes_for(lanes, lane),
         notes=notes if lane.performer == "service" and lane.pool is not None else [],
         attempt_errors=errors,
+        ancestor_hashes=ancestors,
     )
 
 
@@ -221,6 +225,15 @@ async def _children(change: Change, ids: Sequence[int]) -> dict[int, list[ChildR
                 summary=row["summary"] or "",
             )
         )  # fmt: skip
+    return found
+
+
+async def _ancestors(change: Change, ids: Sequence[int]) -> dict[int, list[str]]:
+    """Hashes of the tasks above a plan task, by which a planner sees that a split would repeat one."""
+    found: dict[int, list[str]] = defaultdict(list)
+    if ids:
+        for row in await change.fetch("load_ancestors", ids):
+            found[row["task"]].append(canonical_hash(TaskSpec.model_validate_json(row["spec"]), {}))
     return found
 
 

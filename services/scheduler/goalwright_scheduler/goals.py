@@ -49,11 +49,10 @@ async def accept(
     )
     if known is not None:
         return goal_id, known["status"], True
-    plan = submission.root(wanted, wanted.text or f"the submitted plan {goal_id}", change.lanes)
     refs = [input_ref(item, sizes) for item in wanted.inputs]
     refs += await _inherited(change, owner, wanted, {ref.name for ref in refs})
-    inherited = [ref.name for ref in refs if ref.name not in plan.spec.inputs]
-    spec = plan.spec.model_copy(update={"inputs": [*plan.spec.inputs, *inherited]})
+    objective = wanted.text or f"the submitted plan {goal_id}"
+    plan = submission.root(wanted, objective, [ref.name for ref in refs], change.lanes)
     settings = change.settings
     budget = money.micro(settings.budget_usd if wanted.budget_usd is None else wanted.budget_usd)
     seconds = wanted.deadline_seconds or settings.deadline_hours * 3600
@@ -77,7 +76,7 @@ async def accept(
         text=wanted.text, labels=wanted.labels, budget_usd=money.usd(budget), deadline=deadline.isoformat(),
         warnings=list(parsed.warnings),
     )  # fmt: skip
-    root = await expansion.insert_root(change, goal, spec, wanted.value, planned=plan.compiled is not None)
+    root = await expansion.insert_root(change, goal, plan.spec, wanted.value, planned=plan.compiled is not None)
     if plan.compiled is not None:
         row = (await change.load([root]))[root]
         values = submission.values_of(plan.deliverables)

@@ -20,6 +20,9 @@ log = structlog.get_logger(__name__)
 _PULL_SECONDS = 1.0
 """A pull is lost with the server it was sent to, and nobody says so: it is made anew this often."""
 
+_KEPT = 450_000
+"""Characters of a payload that are kept on `dead.<stream>`; with escapes they must fit one message."""
+
 Take = Callable[[Msg], Awaitable[None]]
 
 
@@ -83,14 +86,10 @@ class Intake:
 
 async def bury(client: Client, stream: str, payload: bytes, code: str, message: str) -> None:
     """Keep what could not be handled on `dead.<stream>`, with the reason."""
-    body = json.dumps(
-        {
-            "stream": stream,
-            "code": code,
-            "message": message,
-            "payload": payload.decode("utf-8", "replace")[:500_000],
-        }
-    ).encode()
+    text = payload.decode("utf-8", "replace")[:_KEPT]
+    if len(json.dumps(text)) > 2 * _KEPT:  # what has to be escaped may grow sixfold
+        text = text[: _KEPT // 4]
+    body = json.dumps({"stream": stream, "code": code, "message": message[:10_000], "payload": text}).encode()
     try:
         await client.jetstream(timeout=10).publish(subjects.dead(stream), body)
     except (NatsError, JetStreamError, TimeoutError) as error:

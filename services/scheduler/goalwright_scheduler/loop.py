@@ -364,7 +364,7 @@ class Loop:
     async def _tell(self, change: Change, rows: Sequence[Any], answers: _Answers) -> None:
         """After the commit: work and events out, confirmed; then replies and acks."""
         for row in rows:
-            self._publisher.events(row)
+            await self._publisher.events(row)
         await self._publisher.work(change.works)
         for lane in change.new_lanes.values():
             await topology.apply_consumer(

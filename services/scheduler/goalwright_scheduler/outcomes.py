@@ -359,8 +359,27 @@ async def _failed(change: Change, row: TaskRow, outcome: Failed) -> None:
         await tasks.resume(change, row, (State.DISPATCHED,), turns=0)
         return
     _record(change, row, outcome, error=error.model_dump_json())
+    if error.too_big and row.lane.startswith("agent.") and not row.spec.prompt and "plan" in change.lanes:
+        await _split(change, row, error)
+        return
     await tasks.fail(change, row, error)
     await _after_replan(change, row)
+
+
+async def _split(change: Change, row: TaskRow, error: TaskError) -> None:
+    """A task that proved too big for one role is planned as a graph of smaller ones, once: as a `plan` task
+    it is split no further (ADaPT, Prasad et al. 2023)."""
+    spec = row.spec.model_copy(update={"lane": "plan"})
+    await change.db.execute("UPDATE task SET lane = 'plan', failures = failures + 1 WHERE id = $1", row.id)
+    await change.db.execute(
+        "UPDATE task_spec SET spec = $2 WHERE id = $1", row.id, spec.model_dump_json(by_alias=True)
+    )
+    change.emit(
+        row.goal, "task.failed", row.id,
+        key=row.key, lane=row.lane, epoch=row.epoch, failures=row.failures + 1, final=False,
+        error=error.model_dump(mode="json", exclude={"logs"}), parent=tasks.text(row.parent), split=True,
+    )  # fmt: skip
+    await tasks.resume(change, row, (State.DISPATCHED,), turns=0)
 
 
 async def _throttled(change: Change, row: TaskRow, outcome: Throttled) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import structlog
 from goalwright_shared import subjects
 from goalwright_shared.artifacts import Artifacts
-from goalwright_shared.messages import Event, Work
+from goalwright_shared.errors import GoalwrightError
+from goalwright_shared.messages import BODY_BYTES, ArtifactType, Event, Work
 from goalwright_shared.worker import pack
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -23,6 +24,9 @@ from nats.js.errors import Error as JetStreamError
 log = structlog.get_logger(__name__)
 
 _CONFIRM_SECONDS = 5.0
+
+_FACT_BYTES = 4_096
+"""A fact of an event that is too big for a message stays in it up to this size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Publisher:
                 _Outgoing(subjects.work(work.lane), payload, headers, task=int(work.task_id))
             )
 
-    def events(self, row: Any) -> None:
+    async def events(self, row: Any) -> None:
         """Queue the events of one outbox row (id, first_seq, at, events, goal_id, owner)."""
         bodies = json.loads(row["events"])
         at: datetime = row["at"]
@@ -80,7 +84,21 @@ class Publisher:
             headers = {"Nats-Msg-Id": f"{row['owner']}/{row['goal_id']}:{seq}", "schema": "event/1"}
             subject = subjects.event(row["owner"], row["goal_id"], body["kind"])
             last = row["id"] if offset == len(bodies) - 1 else None
-            self._waiting.append(_Outgoing(subject, event.to_json(), headers, outbox=last))
+            payload = event.to_json()
+            if len(payload) > BODY_BYTES:
+                payload = (await self._short(event, payload)).to_json()
+            self._waiting.append(_Outgoing(subject, payload, headers, outbox=last))
+
+    async def _short(self, event: Event, whole: bytes) -> Event:
+        """An event that no message can carry: its small facts, and `body_ref` to the whole of it."""
+        data = {name: fact for name, fact in event.data.items() if len(json.dumps(fact)) <= _FACT_BYTES}
+        try:
+            ref = await self._artifacts.put_bytes("body", ArtifactType.JSON, whole)
+        except GoalwrightError as error:  # an event that is short of facts is better than none
+            log.warning("the whole of an event was not kept", event=event.event_id, error=str(error))
+        else:
+            data["body_ref"] = ref.model_dump(mode="json")
+        return event.model_copy(update={"data": data})
 
     async def cancels(self, tasks: Iterable[int]) -> None:
         """Tell performers at once that tasks are no longer wanted (best effort: epochs fence the rest)."""

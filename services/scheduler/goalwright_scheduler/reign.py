@@ -179,7 +179,7 @@ class Leadership:
         """What the last leader committed and perhaps did not publish: events, and work so young that the
         stream still knows whether it had it."""
         for row in await db.fetch(SQL["load_outbox"], 10_000):
-            publisher.events(row)
+            await publisher.events(row)
         young = await db.fetch(
             """SELECT id FROM task WHERE state = 'dispatched' AND NOT announced
                AND dispatched_at > clock_timestamp() - $1::float8 * interval '1 second' ORDER BY id""",

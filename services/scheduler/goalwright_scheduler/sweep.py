@@ -15,6 +15,8 @@ from goalwright_scheduler.core.states import GoalStatus, State
 
 _AT_ONCE = 500
 
+_PAUSED = {"budget": "budget exhausted", "loop": "paused for a loop"}
+
 
 @dataclass(frozen=True, slots=True)
 class Leases:
@@ -43,12 +45,12 @@ async def sweep(change: Change, leases: Leases) -> None:
         elif leases.expire:
             await _expired(change, task, leases.lost_before)
     ended = await change.db.fetch(
-        """SELECT num, deadline <= $1 AS late FROM goal
+        """SELECT num, reason, deadline <= $1 AS late FROM goal
            WHERE finished_at IS NULL AND (deadline <= $1 OR ask_until <= $1) LIMIT 100""",
         change.now,
     )
     for goal in ended:
-        why = "deadline passed" if goal["late"] else "budget exhausted, and nobody answered in time"
+        why = "deadline passed" if goal["late"] else f"{_PAUSED[goal['reason']]}, and nobody answered in time"
         await goals.finish(change, goal["num"], GoalStatus.PARTIAL, why)
 
 

@@ -21,6 +21,9 @@ from goalwright_shared.messages import (
 _PARTS = {"exec": "program", "agent.ask": "prompt", "human": "question"}
 """Lanes whose tasks cannot be performed without their part of the spec."""
 
+_TEXT_BYTES = 64 * 1024
+"""A goal's text is part of every prompt, of events and of answers: what is longer is an input."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
@@ -38,17 +41,31 @@ def parse(payload: bytes) -> Parsed:
         )
     try:
         if not payload.lstrip().startswith(b"{"):
-            return Parsed(_as_text(payload), ())
+            plain = _as_text(payload)
+            _check_length(plain.text)
+            return Parsed(plain, ())
         submission, ignored = parse_lenient_value(GoalSubmission, read_json(payload))
     except BadMessage as error:
         raise Refused(error.code, error.message, field=error.field, hint=_hint(error)) from error
     if not submission.text.strip() and submission.plan is None:
         raise Refused("empty_goal", "the goal is empty", field="text", hint="give a text, or a plan")
+    _check_length(submission.text)
     names = [item.name for item in submission.inputs]
     for name in names:
         if names.count(name) > 1:
             raise Refused("duplicate_input", f"two inputs are named {name}", field="inputs")
     return Parsed(submission, tuple(f"unknown field {field} was ignored" for field in ignored))
+
+
+def _check_length(text: str) -> None:
+    size = len(text.encode("utf-8", "replace"))
+    if size > _TEXT_BYTES:
+        raise Refused(
+            "text_too_long",
+            f"the text of the goal has {size} bytes; at most {_TEXT_BYTES} are taken",
+            field="text",
+            hint="say the goal in short, and give the long part as an input",
+        )
 
 
 def _as_text(payload: bytes) -> GoalSubmission:
@@ -101,9 +118,11 @@ class Root:
     compiled: Compiled | None = None
 
 
-def root(submission: GoalSubmission, goal_text: str, lanes: Collection[str]) -> Root:
-    """The root task a submission becomes. Raises `Refused` for a plan that does not compile."""
-    inputs = [item.name for item in submission.inputs]
+def root(submission: GoalSubmission, goal_text: str, inputs: list[str], lanes: Collection[str]) -> Root:
+    """The root task a submission becomes. Raises `Refused` for a plan that does not compile.
+
+    `inputs` are the names of all its inputs, those inherited from another goal included.
+    """
     if submission.plan is None:
         deliverables = tuple(submission.deliverables)
         return Root(
