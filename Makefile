@@ -12,6 +12,8 @@ override FILE := $(value FILE)
 export GOAL FILE
 
 PYTEST_ARGS ?=
+# Tests start programs that say other things when make runs them: they see what a shell would give them.
+AS_TYPED := env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS -u GOAL -u FILE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run up test check fmt docs test-container constraints clean
@@ -32,7 +34,7 @@ up: setup ## Start the whole system here and keep it running
 	@exec goalwright up
 
 test: setup ## Run the whole test suite but the container tier
-	pytest -m "not container" $(PYTEST_ARGS)
+	$(AS_TYPED) pytest -m "not container" $(PYTEST_ARGS)
 
 check: setup ## Lint, format, types, walls between services, generated docs
 	ruff check .
@@ -50,7 +52,7 @@ docs: setup ## Write the generated pages again (docs/subjects.md)
 
 test-container: setup ## Build the image, run the compose file end to end (needs a Docker engine)
 	uv pip install --quiet --python $(BIN)/python -c constraints.txt --group container
-	pytest -m container $(PYTEST_ARGS)
+	$(AS_TYPED) pytest -m container $(PYTEST_ARGS)
 
 constraints: $(VENV)/.python ## Pin all dependencies again, with hashes
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --all-extras --group dev \
