@@ -49,7 +49,7 @@ async def run(parts: Sequence[Part], stopper: Stopper) -> int:
     """Start `parts` in order, wait for SIGINT, SIGTERM or the stopper, stop them in reverse order.
 
     Returns the process's exit code. A part that fails to start stops those before it and raises; a signal
-    during the start ends it.
+    during the start ends it. A part that fails to stop keeps no other from it; the code is 1 then.
     """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -69,7 +69,11 @@ async def run(parts: Sequence[Part], stopper: Stopper) -> int:
         starting.cancel()
         await asyncio.gather(starting, asked, return_exceptions=True)
         for part in reversed(started):
-            await part.stop()
+            try:
+                await part.stop()
+            except Exception:
+                log.exception("a part did not stop", part=type(part).__name__)
+                stopper.failed = True
     return 1 if stopper.failed else 0
 
 

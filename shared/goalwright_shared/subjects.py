@@ -68,6 +68,11 @@ def lane_of_outcome(subject: str) -> str:
     return subject.removeprefix("outcomes.")
 
 
+def lane_of_alive(subject: str) -> str:
+    """The lane a presence was announced on."""
+    return subject.removeprefix("alive.")
+
+
 def alive(lane: str) -> str:
     """Where performers of a lane announce what they hold (core NATS)."""
     return f"alive.{lane}"
@@ -81,6 +86,10 @@ def cancel(task_id: str) -> str:
 CANCEL_ALL = "cancel.*"
 ALIVE_ALL = "alive.>"
 EVENTS_ALL = "events.>"
+REQUESTS_ALL = (GOALS_REQUEST, f"{GOALS_REQUEST}.*")
+CONTROL_ALL = ("control.*", "control.*.*")
+QUERY_ALL = ("query.*", "query.*.*")
+"""Bare, and with an owner."""
 
 
 def event(owner: str, goal_id: str, kind: str) -> str:

@@ -13,7 +13,7 @@ import structlog
 
 _SECRET_NAME = re.compile(r"(api[-_]?key|token|secret|password|passwd|authorization|credential)", re.I)
 _NOT_SECRET_NAME = re.compile(
-    r"^(max_)?tokens?(_in|_out|_cached|_per_minute)?$|^max_(input|output)_tokens$", re.I
+    r"^(max_)?tokens(_in|_out|_cached|_per_minute)?$|^max_(input|output)_tokens$", re.I
 )
 _START = r"(?:\b|(?<=\\[nrt]))"  # a word begins, also after a newline or tab as JSON text writes it
 _PATTERNS = (
@@ -34,7 +34,7 @@ def remember_secrets(values: Iterable[str | None]) -> None:
 
 def redact(text: str) -> str:
     """`text` with known secrets and everything shaped like one masked."""
-    for secret in _known:
+    for secret in sorted(_known, key=len, reverse=True):  # one may be the beginning of another
         text = text.replace(secret, MASK)
     for pattern in _PATTERNS:
         text = pattern.sub(MASK, text)

@@ -44,6 +44,13 @@ log = structlog.get_logger(__name__)
 _PULL_SECONDS = 5.0
 """A pull is lost with the server it was sent to, and nobody says so: it is made anew this often."""
 
+_RETRY_SECONDS = 0.5
+"""Pause after a pull that failed or was refused, so that a slot does not spin."""
+
+_LEAVE_SECONDS = 4.0
+"""After the drain, how long hand-backs and last outcomes may take (without NATS they never arrive): less than
+the 5 s that the supervisor gives beyond the drain before it kills."""
+
 
 class Attempt:
     """What a performer may use during one try."""
@@ -62,6 +69,8 @@ class Attempt:
 
 
 Perform = Callable[[Work, Attempt], Awaitable[Outcome]]
+_Try = tuple[str, int]
+"""A task and its epoch: two epochs of one task may be here at once."""
 
 
 class Worker:
@@ -87,8 +96,8 @@ class Worker:
         self._lanes, self._slots_per_lane, self._perform = tuple(lanes), slots, perform
         self._name, self._drain_seconds = name, drain_seconds
         self._draining = asyncio.Event()
-        self._running: dict[str, tuple[Work, asyncio.Task[Outcome]]] = {}
-        self._cancelled: set[str] = set()
+        self._running: dict[_Try, asyncio.Task[Outcome]] = {}
+        self._cancelled: set[_Try] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._cancel_subscription: Any = None
 
@@ -109,12 +118,15 @@ class Worker:
         if self._draining.is_set():
             return
         self._draining.set()
-        running = [task for _, task in self._running.values()]
-        if running:
-            await asyncio.wait(running, timeout=self._drain_seconds)
-        for _, task in self._running.values():
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=self._drain_seconds)
+        for task in self._running.values():
             task.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        if self._loops:
+            _, late = await asyncio.wait(self._loops, timeout=_LEAVE_SECONDS)
+            for loop in late:  # its task comes again when the lease has expired
+                loop.cancel()
+            await asyncio.gather(*self._loops, return_exceptions=True)
         if self._cancel_subscription is not None:
             with contextlib.suppress(NatsError):
                 await self._cancel_subscription.unsubscribe()
@@ -134,6 +146,8 @@ class Worker:
                 message = await self._next(pull)
                 if message is not None:
                     await self._take(lane, message)
+            for message in await self._withdraw(pull):
+                await self._take(lane, message)
         finally:
             with contextlib.suppress(NatsError):
                 await pull.unsubscribe()
@@ -142,30 +156,48 @@ class Worker:
         """The next message of a lane; None when there is none yet or we are draining."""
         fetch = asyncio.create_task(pull.fetch(1, timeout=_PULL_SECONDS))
         draining = asyncio.create_task(self._draining.wait())
-        await asyncio.wait({fetch, draining}, return_when=asyncio.FIRST_COMPLETED)
-        draining.cancel()
-        if not fetch.done():
-            fetch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await fetch
-            return None
         try:
-            return fetch.result()[0]
+            await asyncio.wait({fetch, draining}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
+            fetch.cancel()  # nothing to a fetch that is done; one that has its message in hand returns it
+        try:
+            return (await fetch)[0]
+        except asyncio.CancelledError:
+            return None
         except (NatsTimeout, TimeoutError):
             return None
-        except NatsError as error:  # reconnecting: wait a little, so that the loop does not spin
+        except NatsError as error:
             log.warning("pull failed", error=str(error) or type(error).__name__)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(_RETRY_SECONDS)
             return None
 
+    async def _withdraw(self, pull: JetStreamContext.PullSubscription) -> list[Msg]:
+        """Take the slot's waiting pull back; returns what the server had sent already. (nats-py's own
+        `unsubscribe` forgets that: it would come again after `ack_wait`, as a redelivery.)"""
+        left: list[Msg] = []
+        with contextlib.suppress(NatsError, TimeoutError):
+            await self._client._send_unsubscribe(pull._sub._id)
+            await self._client.flush(timeout=2)
+            while pull.pending_msgs:
+                left += await pull.fetch(1, timeout=0.1)
+        return left
+
     async def _take(self, lane: str, message: Msg) -> None:
-        """One message from delivery to ack; the ack comes last."""
+        """One message from delivery to ack; the ack comes last. Never raises: a slot outlives everything."""
         try:
-            work = parse_strict(Work, await unpack(message.data, self._artifacts))
-        except (BadMessage, GoalwrightError) as error:
-            log.error("work is unreadable", lane=lane, error=str(error))
-            await message.term()
-            return
+            try:
+                work = parse_strict(Work, await unpack(message.data, self._artifacts))
+            except (BadMessage, GoalwrightError) as error:
+                log.error("work is unreadable", lane=lane, error=str(error))
+                await message.term()
+            else:
+                await self._answer(lane, work, message)
+        except Exception:
+            log.exception("work was not answered", lane=lane)
+
+    async def _answer(self, lane: str, work: Work, message: Msg) -> None:
+        """Decide or perform, publish the outcome, ack."""
         with structlog.contextvars.bound_contextvars(
             goal=work.goal_id, task=work.task_id, epoch=work.epoch, lane=lane
         ):
@@ -184,18 +216,21 @@ class Worker:
     async def _try(self, work: Work, message: Msg) -> Outcome | None:
         attempt = Attempt(work, self._client, self._artifacts, _of_owner(self._query, work.owner))
         task = asyncio.create_task(self._performed(work, attempt))
-        self._running[work.task_id] = (work, task)
+        key = (work.task_id, work.epoch)
+        self._running[key] = task
         presence = asyncio.create_task(self._keep_alive(work, message))
         try:
             return await task
         except asyncio.CancelledError:
-            if work.task_id in self._cancelled:
-                self._cancelled.discard(work.task_id)
+            if key in self._cancelled:
                 return None  # the scheduler has already ended this epoch
-            return self._handed_back(work)
+            if self._draining.is_set():
+                return self._handed_back(work)
+            return _failed(work, "internal_error", "the performer cancelled itself", retryable=True)
         finally:
             presence.cancel()
-            self._running.pop(work.task_id, None)
+            self._cancelled.discard(key)
+            del self._running[key]
 
     async def _performed(self, work: Work, attempt: Attempt) -> Outcome:
         try:
@@ -221,19 +256,25 @@ class Worker:
 
     async def _publish(self, lane: str, outcome: Outcome) -> None:
         """Publish and wait for the stream's confirmation, for as long as it takes."""
-        payload = await pack(outcome.to_json(), self._artifacts)
         headers = {"Nats-Msg-Id": f"{outcome.task_id}:{outcome.epoch}", "schema": "outcome/1"}
         pause = 0.2
-        while True:
+        while not self._client.is_closed:
             try:
+                payload = await self._packed(outcome)
                 await self._js.publish(subjects.outcomes(lane), payload, headers=headers, timeout=10)
                 return
             except (NatsError, TimeoutError) as error:
                 log.warning("outcome not confirmed, trying again", error=str(error) or type(error).__name__)
-                if self._client.is_closed:
-                    return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
+
+    async def _packed(self, outcome: Outcome) -> bytes:
+        """The outcome, or that it is too large to be stored."""
+        try:
+            return await pack(outcome.to_json(), self._artifacts)
+        except GoalwrightError as error:
+            log.error("outcome not stored", code=error.code, error=str(error))
+            return _failed(outcome, error.code, str(error), retryable=True).to_json()
 
     async def _ack(self, message: Msg) -> None:
         with contextlib.suppress(NatsError):  # a lost ack is a redelivery, which the epoch fences
@@ -248,13 +289,11 @@ class Worker:
         )
 
     async def _on_cancel(self, message: Msg) -> None:
-        await self._cancel(message.subject.rsplit(".", 1)[-1])
-
-    async def _cancel(self, task_id: str) -> None:
-        running = self._running.get(task_id)
-        if running is not None:
-            self._cancelled.add(task_id)
-            running[1].cancel()
+        task_id = message.subject.rsplit(".", 1)[-1]
+        for key, task in self._running.items():
+            if key[0] == task_id:
+                self._cancelled.add(key)
+                task.cancel()
 
 
 def _of_owner(query: Query, owner: str) -> Query:
@@ -283,7 +322,7 @@ async def unpack(payload: bytes, artifacts: Artifacts) -> bytes:
     return await artifacts.get_bytes(parse_strict(BodyRef, payload).body_ref)
 
 
-def _failed(work: Work, code: str, message: str, *, retryable: bool = False) -> Failed:
+def _failed(work: Work | Outcome, code: str, message: str, *, retryable: bool = False) -> Failed:
     return Failed(
         goal_id=work.goal_id,
         task_id=work.task_id,

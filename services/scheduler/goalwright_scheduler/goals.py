@@ -76,7 +76,9 @@ async def accept(
         text=wanted.text, labels=wanted.labels, budget_usd=money.usd(budget), deadline=deadline.isoformat(),
         warnings=list(parsed.warnings),
     )  # fmt: skip
-    root = await expansion.insert_root(change, goal, plan.spec, wanted.value, planned=plan.compiled is not None)
+    root = await expansion.insert_root(
+        change, goal, plan.spec, wanted.value, planned=plan.compiled is not None
+    )
     if plan.compiled is not None:
         row = (await change.load([root]))[root]
         values = submission.values_of(plan.deliverables)

@@ -183,14 +183,12 @@ def lead_subscribers(broker: NatsBroker, desk: LeaderDesk) -> list[Any]:
 
     async def alive(message: NatsMessage) -> None:
         raw = message.raw_message
-        desk.on_alive(raw.subject.removeprefix("alive."), raw.data)
+        desk.on_alive(subjects.lane_of_alive(raw.subject), raw.data)
 
     made = []
     for subject, handler in (
-        (subjects.GOALS_REQUEST, request),
-        (f"{subjects.GOALS_REQUEST}.*", request),
-        ("control.*", control),
-        ("control.*.*", control),
+        *((subject, request) for subject in subjects.REQUESTS_ALL),
+        *((subject, control) for subject in subjects.CONTROL_ALL),
         (subjects.ALIVE_ALL, alive),
     ):
         subscriber = broker.subscriber(subject, persistent=False, title=subject, max_workers=_CONCURRENT)
@@ -215,5 +213,5 @@ def query_subscribers(broker: NatsBroker, queries: Callable[[], Queries]) -> Non
 
         return await answered(answer())
 
-    for subject in ("query.*", "query.*.*"):
+    for subject in subjects.QUERY_ALL:
         broker.subscriber(subject, queue="scheduler", title=subject, max_workers=_CONCURRENT)(query)
