@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import sys
 from typing import Annotated
 
 import typer
+import uvloop
 
 from goalwright_cli.children import SERVICES
 
@@ -35,4 +35,4 @@ def serve(
     app = importlib.import_module(f"goalwright_{service}.app")
     if when_told:
         sys.stdin.read()
-    raise typer.Exit(asyncio.run(app.serve()))
+    raise typer.Exit(uvloop.run(app.serve()))
