@@ -34,7 +34,7 @@ up: setup ## Start the whole system here and keep it running
 	@exec goalwright up
 
 test: setup ## Run the whole test suite but the container tier
-	$(AS_TYPED) pytest -m "not container" $(PYTEST_ARGS)
+	$(AS_TYPED) pytest -m "not container" -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: setup ## Lint, format, types, walls between services, generated docs
 	ruff check .
