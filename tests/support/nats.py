@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -14,9 +15,9 @@ import pytest
 from goalwright_cli.embedded_nats import EmbeddedNats
 
 
-@pytest.fixture
-async def nats_server() -> AsyncIterator[EmbeddedNats]:
-    """A fresh nats-server (0.1 s) whose store vanishes with the test; `stop()` and `start()` restart it."""
+@contextlib.asynccontextmanager
+async def fresh_server() -> AsyncIterator[EmbeddedNats]:
+    """A fresh nats-server (0.1 s) whose store vanishes with it; `stop()` and `start()` restart it."""
     home = Path(tempfile.mkdtemp(prefix="goalwright-nats-"))
     server = EmbeddedNats(home, sync=False)
     await server.start()
@@ -25,6 +26,13 @@ async def nats_server() -> AsyncIterator[EmbeddedNats]:
     finally:
         await server.stop()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+async def nats_server() -> AsyncIterator[EmbeddedNats]:
+    """A fresh nats-server for one test."""
+    async with fresh_server() as server:
+        yield server
 
 
 @pytest.fixture

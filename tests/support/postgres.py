@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 import uuid
@@ -30,14 +31,21 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.fixture
-async def postgres_dsn(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
-    """A fresh, empty database; dropped afterwards whoever is still connected."""
+@contextlib.asynccontextmanager
+async def fresh_database(server: EmbeddedPostgres) -> AsyncIterator[str]:
+    """The address of an empty database; dropped afterwards whoever is still connected."""
     name = f"t{uuid.uuid4().hex[:16]}"
-    admin = await asyncpg.connect(postgres_server.dsn())
+    admin = await asyncpg.connect(server.dsn())
     await admin.execute(f"CREATE DATABASE {name}")
     try:
-        yield postgres_server.dsn(name)
+        yield server.dsn(name)
     finally:
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         await admin.close()
+
+
+@pytest.fixture
+async def postgres_dsn(postgres_server: EmbeddedPostgres) -> AsyncIterator[str]:
+    """A fresh, empty database for one test."""
+    async with fresh_database(postgres_server) as dsn:
+        yield dsn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -302,12 +303,13 @@ async def prepare(
     await client.close()
 
 
-@pytest.fixture
-async def system(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[System]:
-    """Real NATS, real Postgres, topology applied; no scheduler yet (`await system.start_scheduler()`)."""
-    await prepare(nats_server, postgres_dsn, LANES, [PoolLimit(pool="k/m")])
-    client = await connect(nats_server.client_url)
-    made = System(nats_server, postgres_dsn, client)
+@contextlib.asynccontextmanager
+async def opened(server: EmbeddedNats, dsn: str) -> AsyncIterator[System]:
+    """A system on real servers, topology applied, without a scheduler; whatever it starts ends with it, and
+    the invariants are checked."""
+    await prepare(server, dsn, LANES, [PoolLimit(pool="k/m")])
+    client = await connect(server.client_url)
+    made = System(server, dsn, client)
     try:
         yield made
     finally:
@@ -322,4 +324,11 @@ async def system(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[
         if made._service is not None:
             await made._service.close()
         await client.close()
-    assert await invariants.broken(postgres_dsn) == {}
+    assert await invariants.broken(dsn) == {}
+
+
+@pytest.fixture
+async def system(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[System]:
+    """Real NATS, real Postgres, topology applied; no scheduler yet (`await system.start_scheduler()`)."""
+    async with opened(nats_server, postgres_dsn) as made:
+        yield made
