@@ -33,7 +33,8 @@ async def running(postgres_server: EmbeddedPostgres, answers: Answers) -> AsyncI
     ):
 
         def answer(work: Any) -> Any:
-            return answers.get(work["goal_id"], echo)(work)
+            chosen: Callable[[Any], Any] = answers.get(work["goal_id"], echo)
+            return chosen(work)
 
         await system.start_scheduler()
         for lane in ("custom.a", "custom.b", "custom.short"):
