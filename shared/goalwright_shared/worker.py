@@ -47,6 +47,9 @@ _PULL_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 """Pause after a pull that failed or was refused, so that a slot does not spin."""
 
+_FETCH_STEPS = 16
+"""Turns of the event loop in which a message that has arrived surely leaves `fetch` (four were counted)."""
+
 _LEAVE_SECONDS = 4.0
 """After the drain, how long hand-backs and last outcomes may take (without NATS they never arrive): less than
 the 5 s that the supervisor gives beyond the drain before it kills."""
@@ -146,8 +149,6 @@ class Worker:
                 message = await self._next(pull)
                 if message is not None:
                     await self._take(lane, message)
-            for message in await self._withdraw(pull):
-                await self._take(lane, message)
         finally:
             with contextlib.suppress(NatsError):
                 await pull.unsubscribe()
@@ -158,9 +159,11 @@ class Worker:
         draining = asyncio.create_task(self._draining.wait())
         try:
             await asyncio.wait({fetch, draining}, return_when=asyncio.FIRST_COMPLETED)
+            if not fetch.done():
+                await self._withdraw(pull)
         finally:
             draining.cancel()
-            fetch.cancel()  # nothing to a fetch that is done; one that has its message in hand returns it
+            fetch.cancel()  # nothing to a fetch that is done
         try:
             return (await fetch)[0]
         except asyncio.CancelledError:
@@ -172,16 +175,14 @@ class Worker:
             await asyncio.sleep(_RETRY_SECONDS)
             return None
 
-    async def _withdraw(self, pull: JetStreamContext.PullSubscription) -> list[Msg]:
-        """Take the slot's waiting pull back; returns what the server had sent already. (nats-py's own
-        `unsubscribe` forgets that: it would come again after `ack_wait`, as a redelivery.)"""
-        left: list[Msg] = []
+    async def _withdraw(self, pull: JetStreamContext.PullSubscription) -> None:
+        """Take a waiting pull back and let its fetch end if the server had answered it already. (nats-py's
+        own `unsubscribe` and a cancelled fetch forget such a message; it would come again as a redelivery.)"""
         with contextlib.suppress(NatsError, TimeoutError):
             await self._client._send_unsubscribe(pull._sub._id)
             await self._client.flush(timeout=2)
-            while pull.pending_msgs:
-                left += await pull.fetch(1, timeout=0.1)
-        return left
+        for _ in range(_FETCH_STEPS):
+            await asyncio.sleep(0)
 
     async def _take(self, lane: str, message: Msg) -> None:
         """One message from delivery to ack; the ack comes last. Never raises: a slot outlives everything."""
