@@ -24,8 +24,7 @@ from goalwright_shared.messages import (
     parse_strict,
 )
 from goalwright_shared.worker import Attempt
-
-from agent.memory import MemoryArtifacts
+from support.artifacts import MemoryArtifacts
 
 Child = Callable[[TaskSpec], ChildResult]
 

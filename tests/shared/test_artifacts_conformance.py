@@ -53,6 +53,17 @@ async def test_large_content_is_an_object_named_by_its_hash(artifacts: Artifacts
     assert await artifacts.get_bytes(ref) == BIG
 
 
+@pytest.mark.parametrize("size", [0, INLINE_BYTES, INLINE_BYTES + 1, 300_000])
+async def test_text_up_to_the_limit_is_inline_as_bytes_and_as_file(
+    artifacts: Artifacts, size: int, tmp_path: Path
+) -> None:
+    ref = await artifacts.put_bytes("it", ArtifactType.TEXT, b"x" * size)
+    assert (ref.inline is not None) == (size <= INLINE_BYTES)
+    await artifacts.fetch(ref, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"x" * size
+    assert await artifacts.put_file("it", ArtifactType.TEXT, tmp_path / "copy") == ref
+
+
 async def test_the_same_content_put_twice_is_one_object(artifacts: Artifacts) -> None:
     one = await artifacts.put_bytes("a", ArtifactType.FILE, BIG)
     two = await artifacts.put_bytes("b", ArtifactType.FILE, BIG)
