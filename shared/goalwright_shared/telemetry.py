@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -29,7 +30,9 @@ _known: set[str] = set()
 
 def remember_secrets(values: Iterable[str | None]) -> None:
     """Values of this process that must never appear in logs, prompts, events or artifacts of calls."""
-    _known.update(value for value in values if value and len(value) >= 6)
+    for value in values:
+        if value and len(value) >= 6:
+            _known.update((value, json.dumps(value)[1:-1]))  # also as it stands in JSON text
 
 
 def redact(text: str) -> str:
@@ -42,14 +45,20 @@ def redact(text: str) -> str:
 
 
 def redact_value(value: Any) -> Any:
-    """The same for nested JSON; values of fields that are named like secrets are masked whole."""
+    """The same for nested JSON, names included; values of fields that are named like secrets are masked whole.
+    What is no JSON (an exception in a log line) becomes its redacted `repr` if that holds a secret."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {k: MASK if _is_secret_name(k) and v else redact_value(v) for k, v in value.items()}
+        return {
+            redact_value(k): MASK if _is_secret_name(k) and v else redact_value(v) for k, v in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [redact_value(item) for item in value]
-    return value
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    shown = repr(value)
+    return value if redact(shown) == shown else redact(shown)
 
 
 def _is_secret_name(name: object) -> bool:
