@@ -10,7 +10,7 @@ from typing import Any
 
 import nats
 from goalwright_shared import subjects
-from goalwright_shared.artifacts import ObjectArtifacts
+from goalwright_shared.artifacts import ObjectArtifacts, whole_answer
 from goalwright_shared.errors import GoalwrightError, TopologyMissing, Unreachable
 from goalwright_shared.messages import (
     BODY_BYTES,
@@ -80,7 +80,7 @@ class Client:
             raise Unreachable(
                 "no_answer", f"no answer on {subject}: {error}", hint="see `goalwright doctor`"
             ) from error
-        answer: dict[str, Any] = json.loads(reply.data)
+        answer = await whole_answer(reply.data, self.artifacts)
         if "error" in answer:
             raise _refusal(answer["error"])
         return answer

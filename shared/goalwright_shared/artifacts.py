@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from nats.errors import Error as NatsError
 from nats.js.client import JetStreamContext
@@ -16,7 +17,7 @@ from nats.js.object_store import ObjectStore
 
 from goalwright_shared import subjects
 from goalwright_shared.errors import ArtifactUnavailable, TopologyMissing
-from goalwright_shared.messages import INLINE_BYTES, ArtifactRef, ArtifactType
+from goalwright_shared.messages import INLINE_BYTES, ArtifactRef, ArtifactType, BodyRef
 
 MEDIA_TYPES = {
     ArtifactType.TEXT: "text/plain",
@@ -185,3 +186,11 @@ class ObjectArtifacts:
 def _sha256_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def whole_answer(payload: bytes, artifacts: Artifacts) -> dict[str, Any]:
+    """The JSON of an answer; one over 512 KiB came as a `body_ref`. Raises `ArtifactUnavailable`."""
+    answer: dict[str, Any] = json.loads(payload)
+    if set(answer) == {"body_ref"}:
+        answer = json.loads(await artifacts.get_bytes(BodyRef.model_validate(answer).body_ref))
+    return answer

@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError, NoServersError
 
 from goalwright_shared import subjects
+from goalwright_shared.artifacts import ObjectArtifacts, whole_answer
 from goalwright_shared.errors import Refused, Unreachable
 from goalwright_shared.lifecycle import Stopper
 from goalwright_shared.settings import ServiceSettings
@@ -117,10 +118,12 @@ def queries(client: Callable[[], Client]) -> Query:
     """A `Query` over NATS, for the `owner` that the body names (default: `public`); raises `Unreachable`, or
     `Refused` when the scheduler says no."""
 
+    artifacts = ObjectArtifacts(lambda: client().jetstream())
+
     async def query(what: str, body: Mapping[str, Any]) -> dict[str, Any]:
         payload = json.dumps(dict(body)).encode()
         subject = subjects.query(what, body.get("owner"))
-        answer: dict[str, Any] = json.loads(await ask(client(), subject, payload))
+        answer = await whole_answer(await ask(client(), subject, payload), artifacts)
         if (error := answer.get("error")) and isinstance(error, dict):
             raise Refused(str(error.get("code")), str(error.get("message")), hint=error.get("hint"))
         return answer

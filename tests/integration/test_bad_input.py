@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import nats
 import pytest
+from goalwright_cli.client import Client
+from goalwright_shared.broker import queries
 from integration.conftest import Answers
 from support.system import System, artifact, chain, echo, wait_for
 
@@ -220,7 +222,7 @@ async def test_plain_text_that_fills_a_message_is_refused_and_kept_in_part(runni
     await next_goal_works(running)
 
 
-async def test_event_too_big_for_a_message_carries_a_reference_to_the_whole(
+async def test_event_and_answer_too_big_for_a_message_refer_to_the_whole(
     running: System, answers: Answers
 ) -> None:
     def fill(work: Any) -> Any:
@@ -243,6 +245,13 @@ async def test_event_too_big_for_a_message_carries_a_reference_to_the_whole(
     store = await running.client.jetstream().object_store("ARTIFACTS")
     whole = json.loads((await store.get(event["data"]["body_ref"]["object"])).data or b"")
     assert (whole["event_id"], len(whole["data"]["deliverables"])) == (event["event_id"], 200)
+    assert "body_ref" in await running.goal("many"), "an answer too"
+    service = await running.service()
+    for answer in (
+        await Client(running.client).query("goal", goal_id="many"),
+        await queries(lambda: service)("goal", {"goal_id": "many"}),
+    ):
+        assert (answer["status"], len(answer["deliverables"])) == ("done", 200)
     await next_goal_works(running)
 
 

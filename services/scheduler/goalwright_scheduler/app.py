@@ -90,15 +90,16 @@ def build(settings: SchedulerSettings, stopper: Stopper) -> list[Part]:
     broker = build_broker("scheduler", settings, stopper)
     connection = Connection(broker, settings)
     database = Database(settings.postgres_dsn)
+    artifacts = ObjectArtifacts(lambda: connection.nats.jetstream(timeout=30))
     leadership = Leadership(
         connect=database.connect,
         broker=broker,
         client=lambda: connection.nats,
-        artifacts=ObjectArtifacts(lambda: connection.nats.jetstream(timeout=30)),
+        artifacts=artifacts,
         settings=settings,
         holder=process_name(settings),
     )
-    query_subscribers(broker, lambda: Queries(database.pool, leadership.memory))
+    query_subscribers(broker, lambda: Queries(database.pool, leadership.memory), artifacts)
 
     async def ready() -> str | None:
         if not connection.nats.is_connected:

@@ -11,10 +11,10 @@ from typing import Any
 import structlog
 from faststream.nats import NatsBroker, NatsMessage
 from goalwright_shared import subjects
-from goalwright_shared.artifacts import ObjectArtifacts
+from goalwright_shared.artifacts import Artifacts, ObjectArtifacts
 from goalwright_shared.errors import GoalwrightError, Refused
 from goalwright_shared.messages import Alive, BadMessage, GoalAnswer, parse_lenient, parse_outcomes, read_json
-from goalwright_shared.worker import unpack
+from goalwright_shared.worker import pack, unpack
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -34,7 +34,7 @@ class LeaderDesk:
     """What the leader takes in: parsed here, decided in the loop."""
 
     def __init__(self, loop: Loop, client: Client, artifacts: ObjectArtifacts, memory: Memory) -> None:
-        self._loop, self._client, self._artifacts, self._memory = loop, client, artifacts, memory
+        self._loop, self._client, self.artifacts, self._memory = loop, client, artifacts, memory
 
     async def on_goal(self, message: Msg) -> None:
         """A plain publish on `goals.submit`."""
@@ -72,7 +72,7 @@ class LeaderDesk:
         known = self._memory.lanes.get(lane)
         trusted = known is not None and known.performer == "service"
         try:
-            payload = await unpack(message.data, self._artifacts)
+            payload = await unpack(message.data, self.artifacts)
             found, ignored = parse_outcomes(payload, trusted=trusted)
         except (BadMessage, GoalwrightError) as error:
             log.error("outcome is unreadable", lane=lane, error=str(error))
@@ -96,11 +96,11 @@ class LeaderDesk:
         self._loop.put(Presence(lane, alive))
 
     async def _submission(self, payload: bytes) -> tuple[submission.Parsed, dict[str, int]]:
-        parsed = submission.parse(await unpack(payload, self._artifacts))
+        parsed = submission.parse(await unpack(payload, self.artifacts))
         sizes = {}
         for item in parsed.submission.inputs:
             if item.object is not None:
-                size = await self._artifacts.size_of(item.object)
+                size = await self.artifacts.size_of(item.object)
                 if size is not None:
                     sizes[item.object] = size
         return parsed, sizes
@@ -155,10 +155,13 @@ def body_of(payload: bytes) -> dict[str, Any]:
     return dict(data)
 
 
-async def answered(work: Awaitable[Any]) -> bytes:
-    """The JSON answer of a request, an error answer included."""
+async def answered(work: Awaitable[Any], artifacts: Artifacts) -> bytes:
+    """The JSON answer of a request, an error answer included; a `body_ref` when it is big."""
     try:
         result = await work
+        return await pack(
+            result.to_json() if isinstance(result, GoalAnswer) else json.dumps(result).encode(), artifacts
+        )
     except GoalwrightError as error:
         return error.answer().to_json()
     except TimeoutError:
@@ -166,7 +169,6 @@ async def answered(work: Awaitable[Any]) -> bytes:
     except Exception as error:
         log.exception("a request failed")
         return Refused("internal_error", f"{type(error).__name__}: {error}").answer().to_json()
-    return result.to_json() if isinstance(result, GoalAnswer) else json.dumps(result).encode()
 
 
 def lead_subscribers(broker: NatsBroker, desk: LeaderDesk) -> list[Any]:
@@ -174,12 +176,12 @@ def lead_subscribers(broker: NatsBroker, desk: LeaderDesk) -> list[Any]:
 
     async def request(message: NatsMessage) -> bytes:
         raw = message.raw_message
-        return await answered(desk.on_request(subjects.owner_of(raw.subject, 2), raw.data))
+        return await answered(desk.on_request(subjects.owner_of(raw.subject, 2), raw.data), desk.artifacts)
 
     async def control(message: NatsMessage) -> bytes:
         raw = message.raw_message
         verb, owner = raw.subject.split(".")[1], subjects.owner_of(raw.subject, 2)
-        return await answered(desk.on_control(verb, owner, raw.data))
+        return await answered(desk.on_control(verb, owner, raw.data), desk.artifacts)
 
     async def alive(message: NatsMessage) -> None:
         raw = message.raw_message
@@ -201,7 +203,7 @@ _CONCURRENT = 64
 """Requests in hand at once: each waits for a commit, and commits take many at a time."""
 
 
-def query_subscribers(broker: NatsBroker, queries: Callable[[], Queries]) -> None:
+def query_subscribers(broker: NatsBroker, queries: Callable[[], Queries], artifacts: Artifacts) -> None:
     """Read-only requests: any scheduler answers, standbys too."""
 
     async def query(message: NatsMessage) -> bytes:
@@ -211,7 +213,7 @@ def query_subscribers(broker: NatsBroker, queries: Callable[[], Queries]) -> Non
         async def answer() -> dict[str, Any]:
             return await queries().answer(what, owner, body_of(raw.data))
 
-        return await answered(answer())
+        return await answered(answer(), artifacts)
 
     for subject in subjects.QUERY_ALL:
         broker.subscriber(subject, queue="scheduler", title=subject, max_workers=_CONCURRENT)(query)
