@@ -32,7 +32,8 @@ def remember_secrets(values: Iterable[str | None]) -> None:
     """Values of this process that must never appear in logs, prompts, events or artifacts of calls."""
     for value in values:
         if value and len(value) >= 6:
-            _known.update((value, json.dumps(value)[1:-1]))  # also as it stands in JSON text
+            in_json = (json.dumps(value, ensure_ascii=ascii)[1:-1] for ascii in (False, True))
+            _known.update((value, *in_json))
 
 
 def redact(text: str) -> str:
