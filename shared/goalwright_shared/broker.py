@@ -24,6 +24,9 @@ from goalwright_shared.telemetry import redact
 
 log = structlog.get_logger(__name__)
 
+_DRAIN_SECONDS = 3
+"""Parts finish their work before the connection closes; a message cut off in a fetch would hold it for 30 s."""
+
 INBOX_PREFIX = "_INBOX_SERVICE"
 """Services read replies where clients may not listen; clients keep the default `_INBOX`."""
 
@@ -50,6 +53,7 @@ def build_broker(service: str, settings: ServiceSettings, stopper: Stopper) -> N
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         connect_timeout=5,
+        drain_timeout=_DRAIN_SECONDS,
         pending_size=64 * 1024 * 1024,
         graceful_timeout=settings.drain_seconds,
         error_cb=on_error,

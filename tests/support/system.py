@@ -76,7 +76,8 @@ class System:
     performed: list[tuple[str, int, str]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
-    _service: Client | None = None
+    closing: bool = False
+    _service: asyncio.Task[Client] | None = None
 
     async def start_scheduler(self, **settings: Any) -> None:
         """A scheduler inside the test's own process: two seconds of imports are paid once."""
@@ -107,10 +108,10 @@ class System:
         self.processes.remove(process)
 
     async def service(self) -> Client:
-        """A connection with the rights of a service."""
+        """A connection with the rights of a service; one, however many ask at once."""
         if self._service is None:
-            self._service = await connect(self.server.service_url)
-        return self._service
+            self._service = asyncio.create_task(connect(self.server.service_url))
+        return await asyncio.shield(self._service)
 
     async def answers(self) -> bool:
         """Whether a leader answers control requests."""
@@ -208,7 +209,7 @@ class System:
     async def _slot(self, lane: str, answer: Callable[[Any], Any], client: str) -> None:
         js = (self.client if client == "client" else await self.service()).jetstream()
         pull = await js.pull_subscribe_bind(durable="work-" + lane.replace(".", "-"), stream="WORK")
-        while True:
+        while not self.closing:
             try:
                 (message,) = await pull.fetch(1, timeout=2)
             except (nats.errors.Error, TimeoutError):
@@ -313,6 +314,7 @@ async def opened(server: EmbeddedNats, dsn: str) -> AsyncIterator[System]:
     try:
         yield made
     finally:
+        made.closing = True  # nats-py may swallow a cancel that races with a reply
         for task in made.performers:
             task.cancel()
         await asyncio.gather(*made.performers, return_exceptions=True)
@@ -322,7 +324,7 @@ async def opened(server: EmbeddedNats, dsn: str) -> AsyncIterator[System]:
             if process.returncode is None:
                 await made.kill(process)
         if made._service is not None:
-            await made._service.close()
+            await (await made._service).close()
         await client.close()
     assert await invariants.broken(dsn) == {}
 

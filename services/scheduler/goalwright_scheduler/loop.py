@@ -230,11 +230,11 @@ class Loop:
 
     async def _commit(self, items: Sequence[Item], *, tick: bool) -> None:
         answers = _Answers()
-        published = list(self._publisher.published)
+        settled = self._publisher.settled()
         async with self._db.transaction():
             change = await self._begin()
-            if published:
-                await self._db.execute("DELETE FROM outbox WHERE id = ANY($1::bigint[])", published)
+            if settled:
+                await self._db.execute("DELETE FROM outbox WHERE id = ANY($1::bigint[])", settled)
             await self._apply(change, items, answers)
             if tick:
                 await self._sweep(change)
@@ -244,7 +244,6 @@ class Loop:
             await change.flush_results()
             await change.flush_events()
             rows = await self._outbox(change)
-        del self._publisher.published[: len(published)]
         await self._memory.take(change, self._db)
         await self._tell(change, rows, answers)
 

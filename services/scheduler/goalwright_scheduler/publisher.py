@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from nats.js.errors import Error as JetStreamError
 log = structlog.get_logger(__name__)
 
 _CONFIRM_SECONDS = 5.0
+
+_SETTLED_SECONDS = 10.0
+"""A killed NATS may lose the last moments of what it has confirmed (streams that sync in the background):
+events stay in the outbox, and in line for a second time after a reconnect, until they are this old."""
 
 _FACT_BYTES = 4_096
 """A fact of an event that is too big for a message stays in it up to this size."""
@@ -46,7 +51,8 @@ class Publisher:
         self._client, self._artifacts = client, artifacts
         self._waiting: deque[_Outgoing] = deque()
         self._js: JetStreamContext | None = None
-        self.published: list[int] = []  # outbox rows to delete with the next commit
+        self._confirmed: deque[tuple[float, _Outgoing]] = deque()
+        self._reconnects: int | None = None
 
     @property
     def backlog(self) -> int:
@@ -60,7 +66,25 @@ class Publisher:
     def clear(self) -> None:
         """Forget everything: another leader reads it from Postgres."""
         self._waiting.clear()
-        self.published.clear()
+        self._confirmed.clear()
+
+    def settled(self) -> list[int]:
+        """Outbox rows whose events are confirmed for good; each is named once."""
+        rows: list[int] = []
+        old = time.monotonic() - _SETTLED_SECONDS
+        while self._confirmed and self._confirmed[0][0] < old:
+            outgoing = self._confirmed.popleft()[1]
+            if outgoing.outbox is not None:
+                rows.append(outgoing.outbox)
+        return rows
+
+    def _again_after_reconnect(self) -> None:
+        """After a reconnect, events confirmed a moment ago go once more, before all others."""
+        reconnects = self._client().stats["reconnects"]
+        if self._reconnects is not None and reconnects != self._reconnects:
+            self._waiting.extendleft(outgoing for _, outgoing in reversed(self._confirmed))
+            self._confirmed.clear()
+        self._reconnects = reconnects
 
     async def work(self, works: Iterable[Work]) -> None:
         """Queue Work messages."""
@@ -110,6 +134,7 @@ class Publisher:
 
     async def flush(self) -> bool:
         """Publish what waits and wait for confirmation. False when something is still unconfirmed."""
+        self._again_after_reconnect()
         if not self._waiting:
             return True
         if self._js is None:
@@ -129,10 +154,11 @@ class Publisher:
             self._js = None
             return False
         self._waiting.clear()
+        now = time.monotonic()
         for out, result in zip(batch, results, strict=True):
             if isinstance(result, BaseException):
                 log.warning("not confirmed, trying again", subject=out.subject, error=repr(result))
                 self._waiting.append(out)
-            elif out.outbox is not None:
-                self.published.append(out.outbox)
+            elif out.task is None:
+                self._confirmed.append((now, out))
         return not self._waiting
