@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import structlog
@@ -117,7 +118,8 @@ def _installer(target: Path) -> list[str]:
     if uv is not None:
         return [uv, "pip", "install", "--quiet", "--python", python, "--target", str(target),
                 "--compile-bytecode"]  # fmt: skip
-    return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+    pip = sys.executable if find_spec("pip") else python  # an environment may be made without pip
+    return [pip, "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
             "--target", str(target)]  # fmt: skip
 
 
@@ -145,7 +147,8 @@ def _run(command: list[str]) -> None:
         raise LibrariesFailed(
             "libraries_failed",
             f"the program libraries could not be installed: {said}",
-            hint="is a package index reachable? then `python -m goalwright_executor.libraries` again",
+            hint="is a package index reachable, and uv or pip installed? then "
+            "`python -m goalwright_executor.libraries` again",
         )
 
 
