@@ -24,6 +24,8 @@ from goalwright_shared import subjects
 from goalwright_shared.errors import TopologyMissing
 
 _DAY = 86_400.0
+_TAKEOVER_SECONDS = 6.0
+"""What a killed leader had in hand comes to the next one after this; commits take milliseconds."""
 MAX_SLOTS = 8_192
 """Waiting pulls and unacked messages a lane's consumer takes, over all its performers."""
 
@@ -94,8 +96,8 @@ def streams(
 def scheduler_consumers() -> list[tuple[str, ConsumerConfig]]:
     """The scheduler's durable consumers as (stream, config)."""
     return [
-        (stream, ConsumerConfig(durable_name=durable, ack_policy=AckPolicy.EXPLICIT, ack_wait=30,
-                                max_deliver=deliver, max_ack_pending=10_000))
+        (stream, ConsumerConfig(durable_name=durable, ack_policy=AckPolicy.EXPLICIT,
+                                ack_wait=_TAKEOVER_SECONDS, max_deliver=deliver, max_ack_pending=10_000))
         for stream, durable, deliver in (
             (subjects.GOALS, subjects.DURABLE_GOALS, 20),
             (subjects.OUTCOMES, subjects.DURABLE_OUTCOMES, -1),

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 from faststream.nats import NatsBroker, NatsMessage
-from goalwright_shared import subjects
+from goalwright_shared import ids, subjects
 from goalwright_shared.artifacts import Artifacts, ObjectArtifacts
 from goalwright_shared.errors import GoalwrightError, Refused
 from goalwright_shared.messages import Alive, BadMessage, GoalAnswer, parse_lenient, parse_outcomes, read_json
@@ -46,7 +46,9 @@ class LeaderDesk:
             await message.ack()
             return
         name = (message.headers or {}).get("Nats-Msg-Id")
-        self._loop.put(Submission(owner, parsed, sizes, _fitting(name), message=message))
+        stored = message.metadata
+        goal_id = _fitting(name) or ids.stored_goal_id(stored.timestamp, stored.sequence.stream)
+        self._loop.put(Submission(owner, parsed, sizes, goal_id, message=message))
 
     async def on_request(self, owner: str, payload: bytes) -> GoalAnswer:
         """A goal by request: answered after the commit. Raises `Refused`."""
