@@ -294,7 +294,8 @@ class Loop:
         if item.reply is not None:
             answers.replies.append((item.reply, error))
         if item.message is not None:
-            goal_id = item.parsed.submission.id or item.message_id
+            given = (item.message.headers or {}).get("Nats-Msg-Id")  # else nobody knows our own id
+            goal_id = item.parsed.submission.id or (given if given == item.message_id else None)
             await refuse_publish(self._client, item.owner, goal_id, item.message.data, error)
             answers.acks.append(item.message)
 
