@@ -330,9 +330,12 @@ async def test_stop_hands_back_what_does_not_finish_in_time(bench: Bench) -> Non
 
 
 async def test_stop_loses_nothing_that_is_being_delivered(bench: Bench) -> None:
-    """Work comes in all the time while the worker stops: each message is answered once, or still waits."""
+    """Work comes in all the time while one of two workers stops: each message is answered once. (The server
+    may just then send a message to a pull that it forgets: that one comes again and is not performed.)"""
     bench.performer.gate.set()
     worker = await bench.start(slots=8)
+    await bench.start(name="w2")
+    await bench.short_deliveries(2.0)
     stopped = asyncio.Event()
 
     async def publish() -> int:
@@ -347,17 +350,10 @@ async def test_stop_loses_nothing_that_is_being_delivered(bench: Bench) -> None:
     await worker.stop()
     stopped.set()
     sent = await publishing
-    await eventually(lambda: _nothing_held(bench))
-    info = await bench.consumer()
-    assert await bench.stored(subjects.WORK) == info.num_pending
-    answered = await bench.stored(subjects.OUTCOMES)
-    assert answered + info.num_pending == sent
-
-
-async def _nothing_held(bench: Bench) -> bool:
-    info = await bench.consumer()
-    assert (info.num_ack_pending, info.num_waiting) == (0, 0)
-    return True
+    outcomes = await bench.outcomes(sent)
+    assert sorted(int(o.task_id) for o in outcomes) == list(range(1, sent + 1))
+    assert len([o for o in outcomes if o.kind == "failed"]) <= 1
+    assert len(bench.performer.begun) == len({task for task, _ in bench.performer.begun})
 
 
 async def test_what_arrives_while_a_slot_leaves_is_handed_back(bench: Bench) -> None:
