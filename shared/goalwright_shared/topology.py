@@ -26,6 +26,9 @@ from goalwright_shared.errors import TopologyMissing
 _DAY = 86_400.0
 _TAKEOVER_SECONDS = 6.0
 """What a killed leader had in hand comes to the next one after this; commits take milliseconds."""
+PRESENCE_SECONDS = 15.0
+"""A performer of ours that was not heard of for so long has lost its work; it says something three times as often."""
+
 MAX_SLOTS = 8_192
 """Waiting pulls and unacked messages a lane's consumer takes, over all its performers."""
 
@@ -118,7 +121,7 @@ def reflector_consumers() -> list[tuple[str, ConsumerConfig]]:
     return [(subjects.EVENTS, config)]
 
 
-def lane_consumer(lane: str, *, ack_wait: float = 30) -> ConsumerConfig:
+def lane_consumer(lane: str, *, ack_wait: float = PRESENCE_SECONDS) -> ConsumerConfig:
     """The durable pull consumer of a lane: performers pull one message at a time from it.
 
     Ours extend `ack_wait` while they work; lanes of users, who need not, get one beyond their lease.

@@ -248,7 +248,7 @@ class Worker:
         announcement = Alive(
             worker=self._name, slots=self._slots_per_lane, tasks=[(work.task_id, work.epoch)]
         ).to_json()
-        pause = max(0.2, min(work.lease_seconds, 30.0) / 3)
+        pause = max(0.2, min(work.lease_seconds, topology.PRESENCE_SECONDS) / 3)
         while True:
             with contextlib.suppress(NatsError):
                 await self._client.publish(subjects.alive(work.lane), announcement)
