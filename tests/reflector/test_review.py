@@ -24,6 +24,7 @@ from goalwright_shared.messages import (
     TaskSpec,
     Work,
 )
+from goalwright_shared.verdict import VERDICT_SCHEMA
 from goalwright_shared.worker import Attempt
 from nats.aio.client import Client
 
@@ -185,10 +186,10 @@ async def test_an_unreadable_verdict_is_unknown_and_never_fine(text: str) -> Non
 
 
 def test_the_schema_and_the_model_of_a_verdict_agree() -> None:
-    jsonschema.Draft202012Validator.check_schema(review.VERDICT_SCHEMA)
-    jsonschema.validate(verdict(), review.VERDICT_SCHEMA)
-    assert set(review.VERDICT_SCHEMA["required"]) == set(review.Verdict.model_fields)
-    assert set(review.VERDICT_SCHEMA["properties"]) == set(review.Verdict.model_fields)
+    jsonschema.Draft202012Validator.check_schema(VERDICT_SCHEMA)
+    jsonschema.validate(verdict(), VERDICT_SCHEMA)
+    assert set(VERDICT_SCHEMA["required"]) == set(review.Verdict.model_fields)
+    assert set(VERDICT_SCHEMA["properties"]) == set(review.Verdict.model_fields)
 
 
 def test_a_card_stays_small_and_shows_what_failed_first() -> None:

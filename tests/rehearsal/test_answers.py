@@ -12,6 +12,7 @@ from goalwright_planner.core.schemas import PLAN, REVISION
 from goalwright_reflector.core import review
 from goalwright_rehearsal import schemas
 from goalwright_shared.messages import Deliverable
+from goalwright_shared.verdict import VERDICT_SCHEMA
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,7 +123,7 @@ def test_revision_of_a_plan_that_is_not_ours_changes_nothing() -> None:
 def test_review_counts_states_and_says_that_it_only_counts() -> None:
     tasks = [{"key": "a", "state": "succeeded"}, {"key": "b", "state": "dead"}, {"key": "c", "state": "dead"}]
     card = {"kind": "task", "role": "judge", "params": {"review": {"goal": "…", "tasks": tasks}}}
-    answer = asked("Verdict", card, review.VERDICT_SCHEMA)
+    answer = asked("Verdict", card, VERDICT_SCHEMA)
     assert isinstance(review.read_verdict(json.dumps(answer)), review.Verdict)
     assert (answer["progressing"], answer["passed"], answer["plan_relevant"]) == (False, False, True)
     assert "no intelligence" in answer["summary"] and "1 of 3 tasks succeeded" in answer["summary"]
@@ -140,7 +141,7 @@ def test_review_counts_states_and_says_that_it_only_counts() -> None:
 )
 def test_rubric_passes_only_what_is_there_and_shows_no_failure(inputs: list[Any], passed: bool) -> None:
     card = {"kind": "task", "role": "judge", "inputs": inputs, "params": {"rubric": "It is good."}}
-    answer = asked("Verdict", card, review.VERDICT_SCHEMA)
+    answer = asked("Verdict", card, VERDICT_SCHEMA)
     assert (answer["passed"], answer["score"]) == (passed, float(passed))
     assert answer["evidence"]
 

@@ -17,6 +17,7 @@ from goalwright_shared.messages import (
     TaskSpec,
     Work,
 )
+from goalwright_shared.verdict import VERDICT_SCHEMA
 from goalwright_shared.worker import Attempt, Perform
 
 from goalwright_reflector.control import Say
@@ -66,7 +67,7 @@ def _judge(card: dict[str, Any]) -> TaskSpec:
                 name="verdict",
                 type=ArtifactType.JSON,
                 description="the verdict on the goal's progress",
-                schema=review.VERDICT_SCHEMA,
+                schema=VERDICT_SCHEMA,
             )
         ],
         effort=Effort(tokens_in=3000, tokens_out=400, seconds=10),
