@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +28,6 @@ class Memory:
         self.short_goals: set[int] = set()  # a paid task of theirs did not fit the budget
         self.free: dict[str, int] = {}  # free slots by lane, as last told by the broker
         self.workers: dict[str, tuple[Alive, str, float]] = {}  # worker → (presence, lane, seen)
-        self.answers: deque[float] = deque(maxlen=1000)
 
     async def load(self, db: asyncpg.Connection[asyncpg.Record]) -> None:
         """Everything from Postgres, anew."""

@@ -63,11 +63,6 @@ class Publisher:
         """Tasks whose Work is committed and perhaps not in the stream yet."""
         return {out.task for out in self._waiting if out.task is not None}
 
-    def clear(self) -> None:
-        """Forget everything: another leader reads it from Postgres."""
-        self._waiting.clear()
-        self._confirmed.clear()
-
     def settled(self) -> list[int]:
         """Outbox rows whose events are confirmed for good; each is named once."""
         rows: list[int] = []
