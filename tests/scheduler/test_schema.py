@@ -75,12 +75,12 @@ async def test_hot_statements_use_indexes_on_a_full_table(postgres_dsn: str) -> 
     )
     await db.execute("ANALYZE task")
     ids, epochs = list(range(1, 101)), [0] * 100
-    states = ["dispatched"]
+    now = await db.fetchval("SELECT now()")
     for verb, arguments in (
-        ("complete", (ids, epochs, states, await db.fetchval("SELECT now()"))),
-        ("load_ready", ("a", 100)),
-        ("wake", (await db.fetchval("SELECT now()"), 100)),
-        ("expired", (await db.fetchval("SELECT now()"), 100)),
+        ("complete", (ids, epochs, ["dispatched"], now, *([] for _ in range(9)))),
+        ("dispatch", (ids, epochs, [1.0] * 100, now)),
+        ("wake", (now, ids)),
+        ("expired", (ids,)),
     ):
         rows = await db.fetch("EXPLAIN " + SQL[verb], *arguments)
         plan = "\n".join(row[0] for row in rows)

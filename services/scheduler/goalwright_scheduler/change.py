@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
-from goalwright_shared.messages import Lane, TaskSpec, Work
-from goalwright_shared.telemetry import redact_value
+import orjson
+from goalwright_shared.messages import Lane, TaskSpec
+from goalwright_shared.telemetry import may_hold_secret, redact_value
 
 from goalwright_scheduler.core import money
 from goalwright_scheduler.core.rate import PoolRate
@@ -95,6 +96,53 @@ class Bill:
     tokens_out: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """What the leader remembers of a dispatch, so that a plain answer to it needs no look at Postgres. The
+    statement that completes it is fenced all the same: a stale flight changes nothing."""
+
+    id: int
+    goal: int
+    goal_id: str
+    lane: str
+    epoch: int
+    key: str
+    parent: int | None
+    outputs: tuple[tuple[str, str], ...]  # declared names and types
+    dispatched_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A Work message to publish."""
+
+    lane: str
+    task: int
+    epoch: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event to publish; `outbox` is the row that holds it, named by the last event of the row."""
+
+    owner: str
+    goal_id: str
+    kind: str
+    seq: int
+    payload: bytes
+    outbox: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GoalLine:
+    """A goal's event line: who it belongs to and the number of its next event."""
+
+    goal_id: str
+    owner: str
+    next_seq: int
+
+
 @dataclass(slots=True)
 class Change:
     """See the module."""
@@ -104,9 +152,19 @@ class Change:
     settings: SchedulerSettings
     lanes: Mapping[str, Lane]
     rates: Mapping[str, PoolRate]
-    events: dict[int, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    flights: Mapping[str, Flight] = field(default_factory=dict)
+    lines: Mapping[int, GoalLine] = field(default_factory=dict)
+    events: dict[int, list[tuple[str, int | None, dict[str, Any]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     ready: list[Ready] = field(default_factory=list)
-    works: list[Work] = field(default_factory=list)
+    works: list[Sent] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    new_flights: list[Flight] = field(default_factory=list)
+    landed: list[int] = field(default_factory=list)  # their flights are over
+    due: list[tuple[datetime, int]] = field(default_factory=list)  # when to look at which task
+    new_lines: dict[int, GoalLine] = field(default_factory=dict)
+    new_contracts: set[int] = field(default_factory=set)  # goals whose contract is another now
     cancels: list[int] = field(default_factory=list)
     bills: list[Bill] = field(default_factory=list)
     results: list[tuple[Any, ...]] = field(default_factory=list)
@@ -116,7 +174,6 @@ class Change:
     reload: set[int] = field(default_factory=set)
     new_rates: dict[str, PoolRate] = field(default_factory=dict)
     new_lanes: dict[str, Lane] = field(default_factory=dict)
-    outbox: list[int] = field(default_factory=list)
 
     async def fetch(self, verb: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run a named statement; its rows."""
@@ -137,10 +194,8 @@ class Change:
         return {row["id"]: task_row(row) for row in await self.fetch("load_tasks", ids)}
 
     def emit(self, goal: int, kind: str, task: int | None = None, /, **data: Any) -> None:
-        """An event of this commit; secrets are masked."""
-        self.events[goal].append(
-            {"kind": kind, "task_id": None if task is None else str(task), "data": redact_value(data)}
-        )
+        """An event of this commit; secrets in it are masked."""
+        self.events[goal].append((kind, task, data))
 
     def name_values(self, row: TaskRow, refs: Iterable[tuple[str, str]]) -> None:
         """A task's outputs become names in its scope. Pairs of name and ArtifactRef JSON."""
@@ -170,13 +225,24 @@ class Change:
 
     def fork(self) -> Change:
         """A part of this change that may still be refused: `merge` it when it was not."""
-        return Change(self.db, self.now, self.settings, self.lanes, {**self.rates, **self.new_rates})
+        return Change(
+            self.db,
+            self.now,
+            self.settings,
+            self.lanes,
+            {**self.rates, **self.new_rates},
+            self.flights,
+            self.lines,
+        )
 
     def merge(self, part: Change) -> None:
         """Take over a part that succeeded."""
         for goal, events in part.events.items():
             self.events[goal] += events
         self.ready += part.ready
+        self.landed += part.landed
+        self.due += part.due
+        self.new_contracts |= part.new_contracts
         self.cancels += part.cancels
         self.bills += part.bills
         self.results += part.results
@@ -217,19 +283,65 @@ class Change:
         return [(row["num"], row["overrun"]) for row in rows]
 
     async def flush_events(self) -> None:
-        """Number this commit's events and put them in the outbox."""
+        """Number this commit's events and put them in the outbox, as they will be published."""
         if not self.events:
             return
+        await self._know_lines([goal for goal in self.events if goal not in self.lines])
         goals = sorted(self.events)
-        bodies = [json.dumps(self.events[goal]) for goal in goals]
-        rows = await self.fetch("emit", goals, [len(self.events[g]) for g in goals], bodies, self.now)
-        self.outbox = [row["id"] for row in rows]
+        told = {goal: self._numbered(goal) for goal in goals}
+        bodies = [b"[%b]" % b",".join(event.payload for event in told[goal]) for goal in goals]
+        lines = {goal: self._line(goal) for goal in goals}
+        rows = await self.fetch(
+            "emit", goals, [lines[goal].next_seq for goal in goals], [len(told[goal]) for goal in goals],
+            [body.decode() for body in bodies], self.now,
+        )  # fmt: skip
+        outbox = {row["goal"]: row["id"] for row in rows}
+        for goal in goals:
+            if goal not in outbox:
+                raise RuntimeError(f"the events of goal {lines[goal].goal_id} were numbered by somebody else")
+            self.told += told[goal][:-1]
+            self.told.append(replace(told[goal][-1], outbox=outbox[goal]))
+            self.new_lines[goal] = replace(lines[goal], next_seq=lines[goal].next_seq + len(told[goal]))
+
+    def _line(self, goal: int) -> GoalLine:
+        return self.new_lines.get(goal) or self.lines[goal]
+
+    async def _know_lines(self, goals: Sequence[int]) -> None:
+        if not goals:
+            return
+        rows = await self.db.fetch(
+            "SELECT num, goal_id, owner, next_seq FROM goal WHERE num = ANY($1::bigint[])", goals
+        )
+        self.new_lines |= {
+            row["num"]: GoalLine(row["goal_id"], row["owner"], row["next_seq"]) for row in rows
+        }
+
+    def _numbered(self, goal: int) -> list[Told]:
+        line, at = self._line(goal), self.now.astimezone(UTC)
+        told = []
+        for seq, (kind, task, data) in enumerate(self.events[goal], line.next_seq):
+            event = {
+                "event_id": f"{line.goal_id}:{seq}", "seq": seq, "goal_id": line.goal_id, "owner": line.owner,
+                "kind": kind, "task_id": None if task is None else str(task), "at": at, "data": data,
+            }  # fmt: skip
+            payload = _encoded(event)
+            if may_hold_secret(payload):
+                payload = _encoded({**event, "data": redact_value(data)})
+            told.append(Told(line.owner, line.goal_id, kind, seq, payload))
+        return told
 
     def settle(self, row: TaskRow, bill: money.Bill, why: str, **usage: Any) -> None:
         """Settle the bill of a task's current epoch, on lanes that have one."""
         lane = self.lanes.get(row.lane)
         if lane is not None and lane.pool is not None:
             self.bills.append(Bill(row.id, row.epoch, bill.charged, bill.overrun, why, **usage))
+
+
+def _encoded(event: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(event, option=orjson.OPT_UTC_Z)
+    except TypeError:  # numbers beyond 64 bits and lone surrogates, which only the standard library writes
+        return json.dumps({**event, "at": event["at"].isoformat()}).encode()
 
 
 def _last_of_each(rows: list[tuple[int, int, int, str, int | None, str]]) -> list[tuple[Any, ...]]:

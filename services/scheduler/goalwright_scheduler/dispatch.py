@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
+import asyncpg
+import orjson
 from goalwright_shared.graph import canonical_hash
-from goalwright_shared.messages import (
-    ArtifactRef,
-    ChildResult,
-    Contract,
-    Lane,
-    LaneInfo,
-    LlmGrant,
-    Note,
-    TaskError,
-    TaskSpec,
-    Work,
-)
+from goalwright_shared.messages import SCHEMA_VERSION, Lane, LlmGrant, TaskSpec
 
 from goalwright_scheduler import goals
-from goalwright_scheduler.change import Change
+from goalwright_scheduler.change import Change, Flight, Sent
 from goalwright_scheduler.core import money, rate
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.memory import Memory, moment
-from goalwright_scheduler.outcomes import action_digest
+
+Row: TypeAlias = asyncpg.Record
 
 MOST = 512
 """Tasks dispatched in one transaction."""
@@ -44,21 +35,29 @@ async def dispatch(change: Change, memory: Memory) -> None:
                 chosen.append((task, held))
     if not chosen:
         return
-    ids = [task.id for task, _ in chosen]
-    leases = [memory.lanes[task.lane].lease_seconds for task, _ in chosen]
-    rows = await change.fetch("dispatch", ids, [held for _, held in chosen], leases, change.now)
-    gone = {row["id"] for row in rows}
+    rows = await change.fetch(
+        "dispatch",
+        [task.id for task, _ in chosen], [held for _, held in chosen],
+        [memory.lanes[task.lane].lease_seconds for task, _ in chosen], change.now,
+    )  # fmt: skip
+    sent = {row["id"]: row for row in rows}
     for task, held in chosen:
-        if task.id in gone:
+        if task.id in sent:
             memory.free[task.lane] = memory.free.get(task.lane, 0) - 1
         elif held:
             await change.db.execute("UPDATE goal SET held = held - $2 WHERE num = $1", task.goal, held)
-    if not gone:
-        return
-    paid = [task.id for task, _ in chosen if task.id in gone and memory.lanes[task.lane].pool is not None]
+    paid = [task.id for task, _ in chosen if task.id in sent and memory.lanes[task.lane].pool is not None]
     if paid:
         await change.execute("open_bills", paid, change.now)
-    change.works = await works(change, memory, [task.id for task, _ in chosen if task.id in gone])
+    ordered = [sent[task.id] for task, _ in chosen if task.id in sent]
+    change.works = await works(change, memory, ordered)
+    for row in ordered:
+        change.due.append((row["due_at"], row["id"]))
+        change.emit(
+            row["goal"], "task.dispatched", row["id"],
+            key=row["key"], lane=row["lane"], epoch=row["epoch"], turn=row["turn"], action=row["action"],
+            parent=None if row["parent"] is None else str(row["parent"]),
+        )  # fmt: skip
 
 
 def _candidates(change: Change, memory: Memory, pool: str, lanes: Sequence[str], most: int) -> list[Ready]:
@@ -124,68 +123,72 @@ async def store_rates(change: Change) -> None:
         )  # fmt: skip
 
 
-async def works(change: Change, memory: Memory, ids: Sequence[int]) -> list[Work]:
-    """The Work messages of dispatched tasks, in the order given, and their events."""
-    rows = {row["id"]: row for row in await change.fetch("load_work", ids)}
-    inputs: dict[int, dict[str, ArtifactRef]] = defaultdict(dict)
-    naming = [task for task in ids if rows[task]["inputs"]]
-    if naming:
-        for row in await change.fetch("load_inputs", naming):
-            inputs[row["id"]][row["name"]] = ArtifactRef.model_validate_json(row["ref"])
-    children = await _children(change, [task for task in ids if rows[task]["expansions"]])
-    errors = await _errors(change, [task for task in ids if rows[task]["failures"]])
-    contracts, notes = await _goal_texts(change, memory, list(rows.values()))
-    above = await _ancestors(change, [task for task in ids if rows[task]["lane"] == "plan"])
+async def works(change: Change, memory: Memory, rows: Sequence[Row]) -> list[Sent]:
+    """The Work messages of rows of `dispatch` or `load_work`, in their order."""
+    children = await _children(change, [row["id"] for row in rows if row["expansion_kind"] == "resume"])
+    errors = await _errors(change, [row["id"] for row in rows if row["failures"]])
+    contracts = await _contracts(change, memory, {row["goal"] for row in rows})
+    notes = await _notes(change, {row["goal"] for row in rows if _listens(memory.lanes[row["lane"]])})
+    above = await _ancestors(change, [row["id"] for row in rows if row["lane"] == "plan"])
     made = []
-    for task in ids:
-        row = rows[task]
-        spec = TaskSpec.model_validate_json(row["spec"])
-        made.append(
-            _work(memory.lanes, row, spec, inputs[task], children[task], errors[task],
-                  contracts.get(row["goal"]), notes.get(row["goal"], []), above[task])
-        )  # fmt: skip
-        change.emit(
-            row["goal"], "task.dispatched", task,
-            key=row["key"], lane=row["lane"], epoch=row["epoch"], turn=row["turn"], action=action_digest(spec),
-            parent=None if row["parent"] is None else str(row["parent"]),
-        )  # fmt: skip
+    for row in rows:
+        task, lane = row["id"], memory.lanes[row["lane"]]
+        resumed = row["expansion_kind"] == "resume"
+        body = {
+            "schema_version": SCHEMA_VERSION,
+            "goal_id": row["goal_id"],
+            "owner": row["owner"],
+            "task_id": str(task),
+            "epoch": row["epoch"],
+            "turn": row["turn"],
+            "depth": row["depth"],
+            "lane": lane.name,
+            "spec": orjson.Fragment(row["spec"]),
+            "contract": orjson.Fragment(contracts[row["goal"]]),
+            "inputs": orjson.Fragment(f"{{{row['inputs'] or ''}}}"),
+            "children": children[task],
+            "continuation": _fragment(row["continuation"]) if resumed else None,
+            "budget_left_usd": money.usd(row["budget_left"]),
+            "deadline": row["deadline"],
+            "lease_seconds": lane.lease_seconds,
+            "llm": _grant(lane, row["hold"]),
+            "lanes": _lanes_for(memory.lanes, lane),
+            "notes": notes.get(row["goal"], []) if _listens(lane) else [],
+            "attempt_errors": errors[task],
+            "prompt_variant": None,
+            "ancestor_hashes": above[task],
+        }
+        payload = orjson.dumps(body, option=orjson.OPT_UTC_Z)
+        made.append(Sent(lane.name, task, row["epoch"], payload))
+        change.new_flights += _flight(row, lane)
     return made
 
 
-def _work(
-    lanes: dict[str, Lane], row: Any, spec: TaskSpec, inputs: dict[str, ArtifactRef],
-    children: list[ChildResult], errors: list[TaskError], contract: Contract | None, notes: list[Note],
-    ancestors: list[str],
-) -> Work:  # fmt: skip
-    lane = lanes[row["lane"]]
-    continuation = None
-    if row["expansion_kind"] == "resume":
-        continuation = json.loads(row["continuation"])["continuation"]
-    return Work(
-        goal_id=row["goal_id"],
-        owner=row["owner"],
-        task_id=str(row["id"]),
-        epoch=row["epoch"],
-        turn=row["turn"],
-        depth=row["depth"],
-        lane=row["lane"],
-        spec=spec,
-        contract=contract,
-        inputs=inputs,
-        children=children if continuation is not None else [],
-        continuation=continuation,
-        budget_left_usd=money.usd(row["budget_left"]),
-        deadline=row["deadline"],
-        lease_seconds=lane.lease_seconds,
-        llm=_grant(lane, row["hold"]),
-        lanes=_lanes_for(lanes, lane),
-        notes=notes if lane.performer == "service" and lane.pool is not None else [],
-        attempt_errors=errors,
-        ancestor_hashes=ancestors,
-    )
+def _flight(row: Row, lane: Lane) -> list[Flight]:
+    """What to remember of a dispatch whose answer is simply taken: nothing is paid, checked or planned."""
+    spec = orjson.loads(row["spec"])
+    if (
+        lane.pool is not None
+        or lane.name == "plan"
+        or row["id"] == row["root_task"]
+        or any(check["kind"] in ("program", "rubric") for check in spec["acceptance"])
+    ):
+        return []
+    outputs = tuple((output["name"], output["type"]) for output in spec["outputs"])
+    return [
+        Flight(
+            row["id"], row["goal"], row["goal_id"], lane.name, row["epoch"], row["key"], row["parent"], outputs,
+            row["dispatched_at"],
+        )
+    ]  # fmt: skip
 
 
-def _grant(lane: Lane, held: int) -> LlmGrant | None:
+def _listens(lane: Lane) -> bool:
+    """Whether a lane's performers get the goal's notes: those that ask a model."""
+    return lane.performer == "service" and lane.pool is not None
+
+
+def _grant(lane: Lane, held: int) -> dict[str, Any] | None:
     if lane.pool is None:
         return None
     key_name, _, model = lane.pool.partition("/")
@@ -195,37 +198,37 @@ def _grant(lane: Lane, held: int) -> LlmGrant | None:
         max_input_tokens=lane.max_input_tokens,
         max_output_tokens=lane.max_output_tokens,
         hold_usd=money.usd(held),
-    )
+    ).model_dump(mode="json")
 
 
-def _lanes_for(lanes: dict[str, Lane], lane: Lane) -> list[LaneInfo]:
+def _lanes_for(lanes: Mapping[str, Lane], lane: Lane) -> list[dict[str, str]]:
     """Planners see what they may plan with; others need no list."""
     if lane.name != "plan":
         return []
     return [
-        LaneInfo(name=other.name, description=other.description)
+        {"name": other.name, "description": other.description}
         for other in lanes.values()
         if other.plannable or other.performer == "custom"
     ]
 
 
-async def _children(change: Change, ids: Sequence[int]) -> dict[int, list[ChildResult]]:
-    found: dict[int, list[ChildResult]] = defaultdict(list)
+async def _children(change: Change, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     if not ids:
         return found
     for row in await change.fetch("load_children", ids):
-        outputs = {
-            name: ArtifactRef.model_validate_json(json.dumps(ref))
-            for name, ref in json.loads(row["outputs"]).items()
-        }
-        error = TaskError.model_validate_json(row["error"]) if row["error"] else None
         found[row["parent"]].append(
-            ChildResult(
-                key=row["key"], task_id=str(row["id"]), status=row["state"], outputs=outputs, error=error,
-                summary=row["summary"] or "",
-            )
+            {
+                "key": row["key"], "task_id": str(row["id"]), "status": row["state"],
+                "outputs": orjson.Fragment(row["outputs"]), "error": _fragment(row["error"]),
+                "summary": row["summary"] or "",
+            }
         )  # fmt: skip
     return found
+
+
+def _fragment(json_text: str | None) -> orjson.Fragment | None:
+    return None if json_text is None else orjson.Fragment(json_text)
 
 
 async def _ancestors(change: Change, ids: Sequence[int]) -> dict[int, list[str]]:
@@ -237,33 +240,34 @@ async def _ancestors(change: Change, ids: Sequence[int]) -> dict[int, list[str]]
     return found
 
 
-async def _errors(change: Change, ids: Sequence[int]) -> dict[int, list[TaskError]]:
-    found: dict[int, list[TaskError]] = defaultdict(list)
+async def _errors(change: Change, ids: Sequence[int]) -> dict[int, list[orjson.Fragment]]:
+    found: dict[int, list[orjson.Fragment]] = defaultdict(list)
     if ids:
         for row in await change.fetch("load_errors", ids):
-            found[row["task"]].append(TaskError.model_validate_json(row["error"]))
+            found[row["task"]].append(orjson.Fragment(row["error"]))
     return found
 
 
-async def _goal_texts(
-    change: Change, memory: Memory, rows: Sequence[Any]
-) -> tuple[dict[int, Contract], dict[int, list[Note]]]:
-    """Contracts of the goals, and the newest notes for those with work for a model."""
-    goals_of = list({row["goal"] for row in rows})
-    contracts = {
-        row["goal"]: Contract.model_validate_json(row["contract"])
+async def _contracts(change: Change, memory: Memory, goals_of: set[int]) -> Mapping[int, str]:
+    """Contracts of goals as JSON; what is not remembered is read."""
+    unknown = [goal for goal in goals_of if goal not in memory.contracts or goal in change.new_contracts]
+    if unknown:
         for row in await change.db.fetch(
-            "SELECT goal, contract FROM goal_spec WHERE goal = ANY($1::bigint[]) AND contract IS NOT NULL",
-            goals_of,
-        )
-    }
-    thinking = list({row["goal"] for row in rows if memory.lanes[row["lane"]].pool is not None})
-    notes: dict[int, list[Note]] = {}
-    for goal in thinking:
+            "SELECT goal, coalesce(contract::text, 'null') AS contract FROM goal_spec WHERE goal = ANY($1::bigint[])",
+            unknown,
+        ):
+            memory.contracts[row["goal"]] = row["contract"]
+    return memory.contracts
+
+
+async def _notes(change: Change, goals_of: set[int]) -> dict[int, list[dict[str, Any]]]:
+    """The newest notes of goals, pinned ones first."""
+    notes = {}
+    for goal in goals_of:
         lines = await change.db.fetch(
             "SELECT text, author, pinned FROM note WHERE goal = $1 ORDER BY pinned DESC, id DESC LIMIT $2",
             goal,
             _NOTES,
         )
-        notes[goal] = [Note(text=r["text"], author=r["author"], pinned=r["pinned"]) for r in lines]
-    return contracts, notes
+        notes[goal] = [dict(line) for line in lines]
+    return notes

@@ -14,6 +14,7 @@ from goalwright_shared.messages import Contract, Pruned, TaskSpec
 from goalwright_scheduler import people
 from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import money, roi
+from goalwright_scheduler.core.digests import action_digest
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import State
 
@@ -24,7 +25,7 @@ _TASK = (
     "id", "goal", "parent", "generation", "depth", "lane", "state", "unmet", "children", "head_start", "rank",
     "ready_at",
 )  # fmt: skip
-_SPEC = ("id", "key", "inputs", "outputs", "value", "spec")
+_SPEC = ("id", "key", "inputs", "outputs", "value", "action", "spec")
 
 
 class NotExpandable(Refused):
@@ -256,11 +257,20 @@ async def _insert_specs(change: Change, specs: Sequence[tuple[int, TaskSpec]]) -
     await change.db.copy_records_to_table(
         "task_spec",
         records=[
-            (task, spec.key, list(spec.inputs), [o.name for o in spec.outputs], spec.value,
+            (task, spec.key, spec.inputs, [o.name for o in spec.outputs], spec.value, action_digest(spec),
              spec.model_dump_json(by_alias=True))
             for task, spec in specs
         ],
         columns=_SPEC,
+    )  # fmt: skip
+
+
+async def change_spec(change: Change, task: int, spec: TaskSpec) -> None:
+    """A task that is inserted already gets another text."""
+    await change.db.execute(
+        "UPDATE task_spec SET outputs = $2, spec = $3, action = $4, value = $5 WHERE id = $1",
+        task, [output.name for output in spec.outputs], spec.model_dump_json(by_alias=True), action_digest(spec),
+        spec.value,
     )  # fmt: skip
 
 
@@ -272,10 +282,8 @@ async def store_contract(
         "UPDATE goal_spec SET contract = $2, pruned = $3 WHERE goal = $1",
         root.goal, contract.model_dump_json(), json.dumps([item.model_dump() for item in pruned]),
     )  # fmt: skip
-    await change.db.execute(
-        "UPDATE task_spec SET outputs = $2, spec = $3 WHERE id = $1",
-        root.id, [output.name for output in spec.outputs], spec.model_dump_json(by_alias=True),
-    )  # fmt: skip
+    change.new_contracts.add(root.goal)
+    await change_spec(change, root.id, spec)
     await change.db.execute(
         "UPDATE goal SET status = 'running' WHERE num = $1 AND status IN ('accepted', 'planning')", root.goal
     )

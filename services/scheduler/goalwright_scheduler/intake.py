@@ -11,14 +11,17 @@ import structlog
 from goalwright_shared import subjects
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
-from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
 log = structlog.get_logger(__name__)
 
 _PULL_SECONDS = 1.0
 """A pull is lost with the server it was sent to, and nobody says so: it is made anew this often."""
+
+_LATE_SECONDS = 1.0
+"""How much later than promised the server may say that a pull is over."""
 
 _KEPT = 450_000
 """Characters of a payload that are kept on `dead.<stream>`; with escapes they must fit one message."""
@@ -27,7 +30,11 @@ Take = Callable[[Msg], Awaitable[None]]
 
 
 class Intake:
-    """A part of a reign: pulls batches from one durable and gives each message to `take`."""
+    """A part of a reign: pulls batches from one durable and gives each message to `take`.
+
+    One pull waits at any time and is made anew when it has brought its batch or its time is over. (nats-py's own
+    `fetch` makes two pulls per batch and a future per message.)
+    """
 
     def __init__(
         self, client: Client, stream: str, durable: str, take: Take, *, batch: int, room: Callable[[], bool]
@@ -35,14 +42,18 @@ class Intake:
         self._client, self._stream, self._durable, self._take = client, stream, durable, take
         self._batch, self._room = batch, room
         self._task: asyncio.Task[None] | None = None
-        self._subscription: JetStreamContext.PullSubscription | None = None
-        self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
+        self._subscription: Subscription | None = None
+        self._left = 0  # messages the waiting pull may still bring
+        self._over = asyncio.Event()
+        self._stopping = False
         self.drained = asyncio.Event()
         """Set when the stream had nothing more to give at least once."""
 
     async def start(self) -> None:
         """Begin to pull."""
-        self._task = asyncio.create_task(self._pull(), name=f"intake-{self._durable}")
+        inbox = self._client.new_inbox()
+        self._subscription = await self._client.subscribe(inbox, cb=self._arrived)
+        self._task = asyncio.create_task(self._pull(inbox), name=f"intake-{self._durable}")
 
     async def stop(self) -> None:
         """Stop pulling; what was taken is acked by whoever handles it."""
@@ -52,34 +63,44 @@ class Intake:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        if self._subscription is not None:  # left behind, it keeps the connection's drain waiting for 30 s
+        if self._subscription is not None:
             with contextlib.suppress(NatsError):
                 await self._subscription.unsubscribe()
             self._subscription = None
 
-    async def _pull(self) -> None:
-        js = self._client.jetstream(timeout=10)
-        prefix = bytes(self._client._inbox_prefix) + b"."
+    async def _pull(self, inbox: str) -> None:
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}"
+        ask = json.dumps({"batch": self._batch, "expires": int(_PULL_SECONDS * 1e9)}).encode()
         while not self._stopping:
             try:
-                if self._subscription is None:
-                    self._subscription = await js.pull_subscribe_bind(
-                        durable=self._durable, stream=self._stream, inbox_prefix=prefix
-                    )
-                await self._note_drained(js)
+                await self._note_drained()
                 while not self._room():  # noqa: ASYNC110 - the loop's queue has no event for "short again"
-                    await asyncio.sleep(0.01)
-                for message in await self._subscription.fetch(self._batch, timeout=_PULL_SECONDS):
-                    await self._take(message)
-            except TimeoutError:
-                self.drained.set()
+                    await asyncio.sleep(0.005)
+                self._left = self._batch
+                self._over.clear()
+                await self._client.publish(subject, ask, reply=inbox)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PULL_SECONDS + _LATE_SECONDS):
+                        await self._over.wait()
             except (NatsError, JetStreamError) as error:
                 log.warning("intake interrupted", stream=self._stream, error=repr(error))
                 await asyncio.sleep(0.5)
 
-    async def _note_drained(self, js: JetStreamContext) -> None:
+    async def _arrived(self, message: Msg) -> None:
+        """A message of the stream, or the server's word that a pull is over."""
+        if not message.data and "Status" in (message.headers or {}):
+            self._over.set()
+            return
+        try:
+            await self._take(message)
+        finally:
+            self._left -= 1
+            if self._left <= 0:
+                self._over.set()
+
+    async def _note_drained(self) -> None:
         if not self.drained.is_set():
-            info = await js.consumer_info(self._stream, self._durable)
+            info = await self._client.jetstream(timeout=10).consumer_info(self._stream, self._durable)
             if not info.num_pending and not info.num_ack_pending:
                 self.drained.set()
 

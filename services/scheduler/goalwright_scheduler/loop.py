@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -117,6 +118,7 @@ class Loop:
         self._settings, self._term, self._holder = settings, term, holder
         self._js: JetStreamContext = client.jetstream(timeout=2)
         self._items: asyncio.Queue[Item] = asyncio.Queue()
+        self._published: list[int] = []  # outbox rows to delete with the next commit
         self._next_tick = 0.0
         self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self._credit_pause = _CREDIT_FIRST
@@ -139,15 +141,17 @@ class Loop:
         """Turn until stopped or the lead is lost."""
         while not self._stopping:
             items = await self._arrived()
-            await self._look_for_slots()
             tick = time.monotonic() >= self._next_tick
-            if items or tick or self._can_dispatch():
+            if items or tick or await self._found_slots():
                 if tick:
                     self._next_tick = time.monotonic() + _TICK_SECONDS
-                await self._commit_all(items, tick=tick)
+                await self.turn(items, tick=tick)
                 self._credit_pause = _CREDIT_FIRST
             else:
                 self._credit_pause = min(self._credit_pause * 1.5, _CREDIT_LAST)
+            await self._publisher.push()
+            if self._publisher.troubled:
+                await self._mend_topology()
 
     async def _arrived(self) -> list[Item]:
         """Everything that waits, at most a batch; waits itself for the next tick or look at free slots."""
@@ -170,13 +174,24 @@ class Loop:
 
     # --- free slots ------------------------------------------------------------------------------------
 
+    async def _found_slots(self) -> bool:
+        """Whether a task that waits can go out."""
+        await self._look_for_slots()
+        return any(self._memory.free.get(lane, 0) > 0 for lane in self._memory.ready.waiting())
+
     async def _look_for_slots(self) -> None:
-        """Free slots = waiting pulls − pending messages + look-ahead, for lanes that have ready tasks."""
-        lanes = list(self._memory.ready.waiting())
-        if not lanes:
-            return
-        free = await asyncio.gather(*(self._slots(lane) for lane in lanes))
-        self._memory.free.update(zip(lanes, free, strict=True))
+        """Free slots = waiting pulls − pending messages − unconfirmed ones + look-ahead, for lanes that have ready
+        tasks and no slot that is known. (Where there is a look-ahead, each answer frees a slot: `_answered`.)"""
+        lanes = [lane for lane in self._memory.ready.waiting() if self._memory.free.get(lane, 0) <= 0]
+        if lanes:
+            free = await asyncio.gather(*(self._slots(lane) for lane in lanes))
+            self._memory.free.update(zip(lanes, free, strict=True))
+
+    def _answered(self, lane: str, count: int) -> None:
+        """Performers of a lane have answered: where work lies ready for them, each takes its next at once."""
+        known = self._memory.lanes.get(lane)
+        if known is not None and known.look_ahead:
+            self._memory.free[lane] = self._memory.free.get(lane, 0) + count
 
     async def _slots(self, name: str) -> int:
         lane: Lane | None = self._memory.lanes.get(name)
@@ -191,7 +206,7 @@ class Loop:
             return 0
         waiting, pending = info.num_waiting or 0, info.num_pending or 0
         present = waiting or info.num_ack_pending
-        return waiting - pending + (lane.look_ahead if present else 0)
+        return waiting - pending - self._publisher.unconfirmed_on(name) + (lane.look_ahead if present else 0)
 
     async def _mend_topology(self) -> None:
         """Make anew what NATS may have lost; at most once a second."""
@@ -204,12 +219,9 @@ class Loop:
         except (NatsError, JetStreamError, TimeoutError) as error:
             log.warning("topology not mended, trying again", error=repr(error))
 
-    def _can_dispatch(self) -> bool:
-        return any(self._memory.free.get(lane, 0) > 0 for lane in self._memory.ready.waiting())
-
     # --- transactions ----------------------------------------------------------------------------------
 
-    async def _commit_all(self, items: Sequence[Item], *, tick: bool) -> None:
+    async def turn(self, items: Sequence[Item], *, tick: bool) -> None:
         """Commit a batch; one that errors is halved until the culprit is alone."""
         try:
             await self._commit(items, tick=tick)
@@ -220,8 +232,8 @@ class Loop:
             if len(items) > 1:
                 half = len(items) // 2
                 log.warning("a batch failed and is halved", size=len(items), error=repr(error))
-                await self._commit_all(items[:half], tick=tick)
-                await self._commit_all(items[half:], tick=False)
+                await self.turn(items[:half], tick=tick)
+                await self.turn(items[half:], tick=False)
             elif items:
                 log.exception("an item failed")
                 await self._reject(items[0], error)
@@ -230,30 +242,38 @@ class Loop:
 
     async def _commit(self, items: Sequence[Item], *, tick: bool) -> None:
         answers = _Answers()
-        settled = self._publisher.settled()
+        self._published += self._publisher.settled()
         async with self._db.transaction():
             change = await self._begin()
-            if settled:
-                await self._db.execute("DELETE FROM outbox WHERE id = ANY($1::bigint[])", settled)
             await self._apply(change, items, answers)
             if tick:
                 await self._sweep(change)
             await self._settle(change)
+            await change.flush_results()  # what is dispatched may need them
+            self._memory.ready.push(change.ready)
+            change.ready.clear()
+            await self._look_for_slots()
             await dispatch.dispatch(change, self._memory)
             await dispatch.store_rates(change)
-            await change.flush_results()
             await change.flush_events()
-            rows = await self._outbox(change)
+        self._published.clear()
         await self._memory.take(change, self._db)
-        await self._tell(change, rows, answers)
+        await self._tell(change, answers)
 
     async def _begin(self) -> Change:
         row = await self._db.fetchrow(
-            SQL["term"], self._term, self._holder, self._settings.leader_lease_seconds
+            SQL["term"],
+            self._term,
+            self._holder,
+            self._settings.leader_lease_seconds,
+            self._publisher.settled(),
         )
         if row is None:
             raise LostLead(f"term {self._term} is over")
-        return Change(self._db, row["now"], self._settings, self._memory.lanes, self._memory.rates)
+        memory = self._memory
+        return Change(
+            self._db, row["now"], self._settings, memory.lanes, memory.rates, memory.flights, memory.lines
+        )
 
     async def _apply(self, change: Change, items: Sequence[Item], answers: _Answers) -> None:
         await self._extend_leases(change, [item for item in items if isinstance(item, Presence)])
@@ -265,6 +285,8 @@ class Loop:
             match item:
                 case Outcomes():
                     answers.acks.append(item.message)
+                    for lane, count in Counter(arrived.lane for arrived in item.arrived).items():
+                        self._answered(lane, count)
                 case Submission():
                     await self._submit(change, item, answers)
                 case Control():
@@ -340,7 +362,7 @@ class Loop:
             unconfirmed=frozenset(self._publisher.unconfirmed()),
             lost_before=self._work_lost_at,
         )
-        await sweep.sweep(change, leases)
+        await sweep.sweep(change, leases, self._memory.due(change.now, sweep.AT_ONCE))
         await follow(change)
         await dispatch.pause_short_goals(change, self._memory)
 
@@ -352,20 +374,12 @@ class Loop:
             if goal in self._memory.short_goals:
                 change.reload.add(goal)
 
-    async def _outbox(self, change: Change) -> list[Any]:
-        if not change.outbox:
-            return []
-        return await self._db.fetch(
-            """SELECT o.id, o.first_seq, o.at, o.events, g.goal_id, g.owner FROM outbox o
-               JOIN goal g ON g.num = o.goal WHERE o.id = ANY($1::bigint[]) ORDER BY o.id""",
-            change.outbox,
-        )
-
-    async def _tell(self, change: Change, rows: Sequence[Any], answers: _Answers) -> None:
-        """After the commit: work and events out, confirmed; then replies and acks."""
-        for row in rows:
-            await self._publisher.events(row)
+    async def _tell(self, change: Change, answers: _Answers) -> None:
+        """After the commit: events and work out, then replies and acks. Nothing here waits for an answer: what is
+        not confirmed stays in the publisher's lines and in the outbox."""
+        await self._publisher.events(change.told)
         await self._publisher.work(change.works)
+        await self._publisher.push()
         for lane in change.new_lanes.values():
             await topology.apply_consumer(
                 self._js, subjects.WORK, topology.lane_consumer(lane.name, ack_wait=lane.lease_seconds + 30)
@@ -377,8 +391,6 @@ class Loop:
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
-        if not await self._publisher.flush():
-            await self._mend_topology()
         for message in answers.acks:
             try:
                 await message.ack()
@@ -408,7 +420,7 @@ class Loop:
     async def _reject_outcomes(self, item: Outcomes, reason: str) -> None:
         if len(item.arrived) > 1:  # apply what can be applied, one by one
             for arrived in item.arrived:
-                await self._commit_all([Outcomes([arrived], item.message)], tick=False)
+                await self.turn([Outcomes([arrived], item.message)], tick=False)
             return
         await bury(self._client, subjects.OUTCOMES, item.message.data, "cannot_apply", reason)
         outcome = item.arrived[0].outcome
@@ -419,7 +431,7 @@ class Loop:
         if isinstance(outcome, Failed) and outcome.error.code == "bad_outcome":
             await item.message.ack()
             return
-        await self._commit_all([Outcomes([Arrived(item.arrived[0].lane, failed)], item.message)], tick=False)
+        await self.turn([Outcomes([Arrived(item.arrived[0].lane, failed)], item.message)], tick=False)
 
 
 async def follow(change: Change) -> None:

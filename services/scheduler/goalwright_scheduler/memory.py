@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
+from collections import Counter
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 from goalwright_shared.messages import Alive, Lane
 
-from goalwright_scheduler.change import Change
+from goalwright_scheduler.change import Change, Flight, GoalLine
 from goalwright_scheduler.core.rate import PoolRate
 from goalwright_scheduler.core.ready import CACHE_PER_LANE, ReadyTasks
 from goalwright_scheduler.goals import ready_entries
 from goalwright_scheduler.sql import SQL
 
 _SEEN_SECONDS = 60.0
+
+Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class Memory:
@@ -28,36 +32,62 @@ class Memory:
         self.short_goals: set[int] = set()  # a paid task of theirs did not fit the budget
         self.free: dict[str, int] = {}  # free slots by lane, as last told by the broker
         self.workers: dict[str, tuple[Alive, str, float]] = {}  # worker → (presence, lane, seen)
+        self.flights: dict[str, Flight] = {}  # by task id as messages write it
+        self.lines: dict[int, GoalLine] = {}  # event lines of goals that are open
+        self.contracts: dict[int, str] = {}  # JSON, of goals that are open
+        self._due: list[tuple[datetime, int]] = []  # heap: when to look at which task
 
-    async def load(self, db: asyncpg.Connection[asyncpg.Record]) -> None:
+    async def load(self, db: Db) -> None:
         """Everything from Postgres, anew."""
         self.lanes = await load_lanes(db)
         self.rates = {row["pool"]: _pool_rate(row) for row in await db.fetch("SELECT * FROM rate")}
         self.ready = ReadyTasks()
-        self.idle_goals.clear()
-        self.short_goals.clear()
-        for lane in self.lanes:
-            await self.refill(db, lane)
+        for kept in (self.idle_goals, self.short_goals, self.flights, self.lines, self.contracts):
+            kept.clear()
+        await self._refill(db, None)
+        self._due = [(row["due_at"], row["id"]) for row in await db.fetch(SQL["load_due"])]
+        heapq.heapify(self._due)
 
-    async def refill(self, db: asyncpg.Connection[asyncpg.Record], lane: str) -> None:
-        """The best ready tasks of a lane."""
-        rows = await db.fetch(SQL["load_ready"], lane, CACHE_PER_LANE)
+    async def _refill(self, db: Db, lanes: list[str] | None) -> None:
+        """The best ready tasks of lanes (all: None)."""
+        rows = await db.fetch(SQL["load_ready"], lanes, CACHE_PER_LANE)
         self.ready.push(ready_entries(rows))
-        if len(rows) == CACHE_PER_LANE:
-            self.ready.mark_truncated(lane)
+        for lane, count in Counter(row["lane"] for row in rows).items():
+            if count == CACHE_PER_LANE:
+                self.ready.mark_truncated(lane)
 
-    async def take(self, change: Change, db: asyncpg.Connection[asyncpg.Record]) -> None:
+    def due(self, now: datetime, most: int) -> list[int]:
+        """Tasks whose time may have come, each named once; who still waits is handed in again (`Change.due`)."""
+        found: list[int] = []
+        while self._due and self._due[0][0] <= now and len(found) < most:
+            found.append(heapq.heappop(self._due)[1])
+        return found
+
+    async def take(self, change: Change, db: Db) -> None:
         """Remember a committed change."""
         self.lanes.update(change.new_lanes)
         self.rates.update(change.new_rates)
+        self.lines.update(change.new_lines)
+        for task in change.landed:
+            self.flights.pop(str(task), None)
+        for flight in change.new_flights:
+            self.flights[str(flight.id)] = flight
+        for due in change.due:
+            heapq.heappush(self._due, due)
+        for goal in change.new_contracts:
+            self.contracts.pop(goal, None)
         for goal, active in change.active.items():
             (self.idle_goals.discard if active else self.idle_goals.add)(goal)
+            if not active:
+                self.lines.pop(goal, None)
+                self.contracts.pop(goal, None)
         self.ready.push(change.ready)
         for goal in change.reload:
             self.short_goals.discard(goal)
             self.ready.push(ready_entries(await db.fetch(SQL["load_ready_of_goal"], goal)))
-        for lane in self.ready.refilling():
-            await self.refill(db, lane)
+        empty = self.ready.refilling()
+        if empty:
+            await self._refill(db, empty)
 
     def may_run(self, goal: int) -> bool:
         """Whether a goal's tasks are candidates (the dispatch statement decides)."""
@@ -77,7 +107,7 @@ class Memory:
         return pools
 
 
-async def load_lanes(db: asyncpg.Connection[asyncpg.Record]) -> dict[str, Lane]:
+async def load_lanes(db: Db) -> dict[str, Lane]:
     """The lane table."""
     rows = await db.fetch("SELECT lane FROM lane ORDER BY name")
     lanes = [Lane.model_validate_json(row["lane"]) for row in rows]

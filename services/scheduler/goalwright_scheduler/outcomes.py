@@ -28,12 +28,16 @@ from goalwright_shared.messages import (
 )
 
 from goalwright_scheduler import checking, expansion, revision, tasks
-from goalwright_scheduler.change import Change, TaskRow
+from goalwright_scheduler.change import Change, Flight, TaskRow
 from goalwright_scheduler.core import money, rate, submission
+from goalwright_scheduler.core.digests import action_digest
 from goalwright_scheduler.core.states import State
 
 POOL_BLOCKED = "pool_blocked:"
 """How a performer begins the reason of a throttle that concerns its whole pool (bad key, no quota)."""
+
+
+_ID_DIGITS = 18  # what surely fits a bigint
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +49,56 @@ class Arrived:
 
 
 async def apply(change: Change, batch: Sequence[Arrived]) -> None:
-    """Apply a batch: answers that end tasks in one statement, the others one by one."""
-    rows = await change.load([int(a.outcome.task_id) for a in batch if a.outcome.task_id.isdecimal()])
-    ending: dict[int, int] = {}
+    """Apply a batch: plain answers in one statement, the others one by one."""
+    answers: dict[int, tasks.Answer] = {}
     others: list[Arrived] = []
     for arrived in batch:
-        row = _current(rows, arrived)
-        if row is None:
-            continue
-        outcome = arrived.outcome
-        if isinstance(outcome, Done) and row.id not in ending and not checking.needed(row):
-            error = _objection(row, outcome)
-            if error is None:
-                _answer(change, row, outcome)
-                ending[row.id] = row.epoch
-                continue
-        others.append(arrived)
-    await tasks.complete(change, list(ending.items()), tasks.IN_FLIGHT)
-    for row_id in ending:
-        await _after_replan(change, rows[row_id])
+        flight = change.flights.get(arrived.outcome.task_id)
+        answer = _plain(flight, arrived) if flight is not None and flight.id not in answers else None
+        if answer is None:
+            others.append(arrived)
+        else:
+            answers[answer.flight.id] = answer
+    await tasks.take_answers(change, list(answers.values()))
     for arrived in others:
         await _apply_one(change, arrived)
 
 
+def _plain(flight: Flight, arrived: Arrived) -> tasks.Answer | None:
+    """An answer to a flight with which nothing is to do but to take it; None when there is more to it."""
+    outcome = arrived.outcome
+    if (
+        not isinstance(outcome, Done)
+        or outcome.epoch != flight.epoch
+        or outcome.goal_id != flight.goal_id
+        or arrived.lane != flight.lane
+        or outcome.notes
+        or outcome.call is not None
+        or (outcome.checks and not all(check.passed for check in outcome.checks))
+    ):
+        return None
+    refs, hashes = [], []
+    for name, type_ in flight.outputs:
+        ref = outcome.outputs.get(name)
+        if ref is None or ref.type != type_:
+            return None
+        sha256, size = ref.sha256, ref.size
+        if ref.inline is not None:
+            body = ref.inline.encode("utf-8", "replace")
+            size = len(body)
+            if size > INLINE_BYTES:
+                return None
+            sha256 = hashlib.sha256(body).hexdigest()
+        if ref.name != name or ref.size != size or ref.sha256 != sha256:
+            ref = ref.model_copy(update={"name": name, "size": size, "sha256": sha256})
+        refs.append((name, ref.model_dump_json()))
+        hashes.append((name, sha256))
+    return tasks.Answer(flight, outcome, tuple(refs), tuple(hashes))
+
+
 def _current(rows: Mapping[int, TaskRow], arrived: Arrived) -> TaskRow | None:
     outcome = arrived.outcome
-    row = rows.get(int(outcome.task_id)) if outcome.task_id.isdecimal() else None
+    row = rows.get(int(outcome.task_id))
     if (
         row is None
         or row.epoch != outcome.epoch
@@ -84,9 +112,12 @@ def _current(rows: Mapping[int, TaskRow], arrived: Arrived) -> TaskRow | None:
 
 async def _apply_one(change: Change, arrived: Arrived) -> None:
     outcome = arrived.outcome
+    if not outcome.task_id.isdecimal() or len(outcome.task_id) > _ID_DIGITS:
+        return
     row = _current(await change.load([int(outcome.task_id)]), arrived)
     if row is None:
         return
+    change.landed.append(row.id)
     lane = change.lanes.get(row.lane)
     if lane is not None and outcome.kind not in (*lane.may, "done", "failed", "throttled"):
         await refuse(
@@ -240,7 +271,7 @@ async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
     change.emit(
         row.goal, "task.expanded", row.id,
         key=row.key, lane=row.lane, epoch=row.epoch, generation=row.expansions + 1, continued=not replaces,
-        tasks=[_with_action(told, spec) for told, spec in zip(children, specs, strict=True)][:100],
+        tasks=[{**told, "action": action_digest(spec)} for told, spec in zip(children, specs, strict=True)][:100],
         task_count=len(specs), cost_usd=money.usd(cost), parent=tasks.text(row.parent),
         tokens_in=usage.tokens_in if usage else 0, tokens_out=usage.tokens_out if usage else 0,
     )  # fmt: skip
@@ -269,22 +300,6 @@ def _compiled(row: TaskRow, specs: Sequence[TaskSpec], *, exports: bool) -> Comp
         raise Refused(
             "invalid_expansion", f"{error.code}: {error.message}", field=error.field, hint=error.hint
         ) from error
-
-
-def _with_action(told: dict[str, Any], spec: TaskSpec) -> dict[str, Any]:
-    return {**told, "action": action_digest(spec)}
-
-
-def action_digest(spec: TaskSpec) -> str:
-    """What a task would do, by which repetition is seen: its lane, words and program, not its key."""
-    return tasks.digest(
-        spec.lane,
-        " ".join(spec.instruction.split()).lower(),
-        spec.program.model_dump_json() if spec.program else "",
-        spec.prompt.model_dump_json() if spec.prompt else "",
-        spec.params,
-        list(spec.inputs),
-    )
 
 
 def _deliverables(root: TaskRow, outcome: Expand) -> list[Deliverable]:
@@ -371,9 +386,7 @@ async def _split(change: Change, row: TaskRow, error: TaskError) -> None:
     it is split no further (ADaPT, Prasad et al. 2023)."""
     spec = row.spec.model_copy(update={"lane": "plan"})
     await change.db.execute("UPDATE task SET lane = 'plan', failures = failures + 1 WHERE id = $1", row.id)
-    await change.db.execute(
-        "UPDATE task_spec SET spec = $2 WHERE id = $1", row.id, spec.model_dump_json(by_alias=True)
-    )
+    await expansion.change_spec(change, row.id, spec)
     change.emit(
         row.goal, "task.failed", row.id,
         key=row.key, lane=row.lane, epoch=row.epoch, failures=row.failures + 1, final=False,
@@ -400,7 +413,9 @@ async def _throttled(change: Change, row: TaskRow, outcome: Throttled) -> None:
         key=row.key, lane=row.lane, epoch=row.epoch, seconds=seconds, reason=reason, parent=tasks.text(row.parent),
     )  # fmt: skip
     if seconds > 0 and (lane is None or lane.pool is None):
-        await change.fetchrow("retry", row.id, row.epoch, change.now + timedelta(seconds=seconds), 0)
+        at = change.now + timedelta(seconds=seconds)
+        await change.fetchrow("retry", row.id, row.epoch, at, 0)
+        change.due.append((at, row.id))
     else:  # handed back, or paced by its pool's clock
         await tasks.resume(change, row, (State.DISPATCHED,), turns=0)
 

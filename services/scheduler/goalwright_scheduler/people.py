@@ -15,6 +15,8 @@ async def ask(change: Change, ids: Iterable[int]) -> None:
         seconds = question.timeout_seconds if question else None
         until = change.now + timedelta(seconds=seconds) if seconds is not None else None
         await change.fetchrow("park", row.id, ["ready", "parked", "blocked"], until)
+        if until is not None:
+            change.due.append((until, row.id))
         change.emit(
             row.goal, "approval.requested", row.id,
             key=row.key, lane=row.lane, text=question.text if question else row.spec.instruction,

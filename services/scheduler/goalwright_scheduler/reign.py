@@ -22,11 +22,13 @@ from goalwright_scheduler.change import Change
 from goalwright_scheduler.handlers import LeaderDesk, lead_subscribers
 from goalwright_scheduler.loop import Loop, LostLead
 from goalwright_scheduler.memory import Memory
-from goalwright_scheduler.publisher import Publisher
+from goalwright_scheduler.publisher import Publisher, told_of
 from goalwright_scheduler.settings import SchedulerSettings
 from goalwright_scheduler.sql import SQL
 
 log = structlog.get_logger(__name__)
+
+_PAGE = 1_000
 
 _DEDUPED_SECONDS = 100.0
 """Younger than the duplicate window of stream WORK (120 s) by a margin."""
@@ -127,6 +129,7 @@ class Leadership:
             turning.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await turning
+            await publisher.close()
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await db.execute(SQL["step_down"], term, self._holder)
 
@@ -178,8 +181,10 @@ class Leadership:
     async def _republish(self, db: Db, publisher: Publisher) -> None:
         """What the last leader committed and perhaps did not publish: events, and work so young that the
         stream still knows whether it had it."""
-        for row in await db.fetch(SQL["load_outbox"], 10_000):
-            await publisher.events(row)
+        last = 0
+        while rows := await db.fetch(SQL["load_outbox"], last, _PAGE):
+            await publisher.events(told_of(rows))
+            last = rows[-1]["id"]
         young = await db.fetch(
             """SELECT id FROM task WHERE state = 'dispatched' AND NOT announced
                AND dispatched_at > clock_timestamp() - $1::float8 * interval '1 second' ORDER BY id""",
@@ -188,8 +193,10 @@ class Leadership:
         if young:
             now = await db.fetchval("SELECT clock_timestamp()")
             change = Change(db, now, self._settings, self.memory.lanes, self.memory.rates)
-            await publisher.work(await dispatch.works(change, self.memory, [row["id"] for row in young]))
-        await publisher.flush()
+            rows = await change.fetch("load_work", [row["id"] for row in young])
+            await publisher.work(await dispatch.works(change, self.memory, rows))
+            await self.memory.take(change, db)
+        await publisher.push()
 
 
 async def _close(db: Db) -> None:

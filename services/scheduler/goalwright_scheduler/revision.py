@@ -129,10 +129,7 @@ def _touchable(rows: dict[str, TaskRow], key: str) -> TaskRow:
 
 async def _store_changed(change: Change, rows: dict[str, TaskRow], changed: dict[str, TaskSpec]) -> None:
     for key, spec in changed.items():
-        await change.db.execute(
-            "UPDATE task_spec SET spec = $2, value = $3 WHERE id = $1",
-            rows[key].id, spec.model_dump_json(by_alias=True), spec.value,
-        )  # fmt: skip
+        await expansion.change_spec(change, rows[key].id, spec)
         if spec.lane != rows[key].lane:
             await change.db.execute("UPDATE task SET lane = $2 WHERE id = $1", rows[key].id, spec.lane)
 

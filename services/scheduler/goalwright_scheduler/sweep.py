@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,7 +14,10 @@ from goalwright_scheduler.core import money
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import GoalStatus, State
 
-_AT_ONCE = 500
+AT_ONCE = 500
+"""Tasks whose time may have come, looked at in one pass."""
+
+_LOOK_AGAIN = timedelta(seconds=1)
 
 _PAUSED = {"budget": "budget exhausted", "loop": "paused for a loop"}
 
@@ -32,12 +36,18 @@ class Leases:
     lost_before: datetime | None = None
 
 
-async def sweep(change: Change, leases: Leases) -> None:
-    """One pass."""
-    for row in await change.fetch("wake", change.now, _AT_ONCE):
+async def sweep(change: Change, leases: Leases, due: Sequence[int]) -> None:
+    """One pass; `due` are the tasks whose time may have come."""
+    rows = await change.fetch("expired", due) if due else []
+    over = [row["id"] for row in rows if row["due_at"] <= change.now and row["state"] != State.RETRY_WAIT]
+    waits = [row["id"] for row in rows if row["state"] == State.RETRY_WAIT]
+    for row in await change.fetch("wake", change.now, waits) if waits else []:
         change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
-    due = await change.fetch("expired", change.now, _AT_ONCE)
-    for task in (await change.load([row["id"] for row in due])).values():
+    later = change.now + _LOOK_AGAIN
+    change.due += [
+        (max(row["due_at"], later), row["id"]) for row in rows
+    ]  # until it waits for no time any more
+    for task in (await change.load(over)).values():
         if task.state is State.PARKED:
             await _unanswered(change, task)
         elif task.id in leases.unconfirmed:
@@ -92,6 +102,7 @@ async def _expired(change: Change, row: TaskRow, lost_before: datetime | None) -
         return
     change.settle(row, money.Bill(row.hold, 0), "expired")
     change.cancels.append(row.id)
+    change.landed.append(row.id)
     if row.spec.effects == "external":
         await change.fetchrow("park", row.id, ["dispatched"], None)
         change.emit(

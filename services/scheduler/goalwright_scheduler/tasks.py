@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from goalwright_shared.messages import ArtifactRef, TaskError
+from goalwright_shared.messages import ArtifactRef, Done, TaskError
 
 from goalwright_scheduler import people, replans
-from goalwright_scheduler.change import Bill, Change, ChecksEnded, GoalEnds, TaskRow
+from goalwright_scheduler.change import Bill, Change, ChecksEnded, Flight, GoalEnds, TaskRow
 from goalwright_scheduler.core import money, retry
+from goalwright_scheduler.core.digests import digest, result_digest
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import GoalStatus, State
 
 IN_FLIGHT = (State.DISPATCHED, State.RETRY_WAIT)
+_IN_FLIGHT = [str(state) for state in IN_FLIGHT]
 
 
-def digest(*parts: object) -> str:
-    """A short digest of what was done or what came of it, by which repetition is seen."""
-    text = "\x1f".join(part if isinstance(part, str) else json.dumps(part, sort_keys=True) for part in parts)
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A plain answer that may be taken: its flight, its outputs as ArtifactRef JSON with their content hashes."""
+
+    flight: Flight
+    outcome: Done
+    refs: tuple[tuple[str, str], ...]
+    hashes: tuple[tuple[str, str], ...]
+
+
+async def take_answers(change: Change, answers: Sequence[Answer]) -> None:
+    """Complete tasks with their answers: outputs, tries, states and dependants in one statement."""
+    if not answers:
+        return
+    made = [(a.flight.id, name, ref) for a in answers for name, ref in a.refs]
+    seconds = [(change.now - a.flight.dispatched_at).total_seconds() for a in answers]
+    outcomes = [a.outcome for a in answers]
+    rows = await change.fetch(
+        "complete",
+        [a.flight.id for a in answers], [a.flight.epoch for a in answers], _IN_FLIGHT, change.now,
+        [task for task, _, _ in made], [name for _, name, _ in made], [ref for _, _, ref in made],
+        [a.flight.id for a in answers], seconds, [o.summary for o in outcomes],
+        [o.program.model_dump_json() if o.program else None for o in outcomes],
+        [f"[{','.join(c.model_dump_json() for c in o.checks)}]" if o.checks else None for o in outcomes],
+        [o.worker for o in outcomes],
+    )  # fmt: skip
+    ended = await _follow(change, rows)
+    for answer, took in zip(answers, seconds, strict=True):
+        flight = answer.flight
+        if flight.id in ended:
+            change.landed.append(flight.id)
+            change.emit(
+                flight.goal, "task.succeeded", flight.id,
+                key=flight.key, lane=flight.lane, epoch=flight.epoch, seconds=took, cost_usd=0,
+                tokens_in=0, tokens_out=0, summary=answer.outcome.summary,
+                outputs=sorted(name for name, _ in answer.hashes), result=result_digest(answer.hashes),
+                parent=text(flight.parent),
+            )  # fmt: skip
 
 
 async def complete(change: Change, ended: Sequence[tuple[int, int]], states: Sequence[State]) -> set[int]:
@@ -34,8 +70,14 @@ async def complete(change: Change, ended: Sequence[tuple[int, int]], states: Seq
         return set()
     await change.flush_results()
     rows = await change.fetch(
-        "complete", [i for i, _ in ended], [e for _, e in ended], [str(s) for s in states], change.now
-    )
+        "complete", [i for i, _ in ended], [e for _, e in ended], [str(s) for s in states], change.now,
+        *([] for _ in range(9)),
+    )  # fmt: skip
+    return await _follow(change, rows)
+
+
+async def _follow(change: Change, rows: Sequence[Any]) -> set[int]:
+    """What follows from completed tasks: others are ready, questions are asked, parents end."""
     done: set[int] = set()
     whole: list[int] = []
     parked: list[int] = []
@@ -74,6 +116,7 @@ async def close(change: Change, ids: Sequence[int], state: State, reason: str) -
 
 
 def closed(change: Change, row: Any, state: State, reason: str) -> None:
+    change.landed.append(row["id"])
     if row["was"] == State.DISPATCHED:
         change.cancels.append(row["id"])
         if row["held"]:
@@ -107,6 +150,7 @@ async def fail(change: Change, row: TaskRow, error: TaskError, *, counts: bool =
     wait = timedelta(seconds=retry.delay_seconds(row.id, row.epoch, failures))
     at = change.now + wait
     if await change.fetchrow("retry", row.id, row.epoch, at, 1 if counts else 0):
+        change.due.append((at, row.id))
         change.emit(
             row.goal, "task.retried", row.id, key=row.key, lane=row.lane, epoch=row.epoch, at=at.isoformat()
         )
@@ -220,5 +264,6 @@ def succeeded_event(
         row.goal, "task.succeeded", row.id,
         key=row.key, lane=row.lane, epoch=row.epoch, seconds=seconds_of(change, row), cost_usd=money.usd(cost),
         tokens_in=tokens[0], tokens_out=tokens[1], summary=summary, outputs=sorted(outputs),
-        result=digest(sorted((name, ref.sha256) for name, ref in outputs.items())), parent=text(row.parent),
+        result=result_digest((name, ref.sha256) for name, ref in outputs.items()),
+        parent=text(row.parent),
     )  # fmt: skip

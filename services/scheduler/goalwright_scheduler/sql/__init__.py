@@ -1,4 +1,7 @@
-"""SQL is code: one statement per file, named by its verb; `SQL["complete"]` is its text."""
+"""SQL is code: one statement per file, named by its verb; `SQL["complete"]` is its text.
+
+`work_rows.part` is the end of two statements: of the one that dispatches and of the one that sends again.
+"""
 
 from __future__ import annotations
 
@@ -9,3 +12,5 @@ SQL: dict[str, str] = {
     for entry in sorted(files(__name__).iterdir(), key=lambda entry: entry.name)
     if entry.name.endswith(".sql")
 }
+for _verb in ("dispatch", "load_work"):
+    SQL[_verb] += (files(__name__) / "work_rows.part").read_text(encoding="utf-8")

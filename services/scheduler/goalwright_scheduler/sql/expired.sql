@@ -1,4 +1,4 @@
--- Dispatches whose lease is over, and questions whose time is. $1 now, $2 how many
-SELECT id FROM task
-WHERE state IN ('dispatched', 'parked') AND due_at <= $1
-ORDER BY due_at LIMIT $2
+-- Of the tasks whose time may have come, those that still wait for one, and when it comes: leases, retry waits,
+-- questions. $1 ids
+SELECT id, state, due_at FROM task
+WHERE id = ANY($1::bigint[]) AND state IN ('dispatched', 'parked', 'retry_wait') AND due_at IS NOT NULL

@@ -1,4 +1,7 @@
--- The best ready tasks of a lane in goals that may run. $1 lane, $2 how many
-SELECT t.id, t.goal, t.lane, t.rank FROM task t JOIN goal g ON g.num = t.goal
-WHERE t.state = 'ready' AND t.lane = $1 AND g.status IN ('accepted', 'planning', 'running')
-ORDER BY t.rank DESC LIMIT $2
+-- The best ready tasks of lanes, in goals that may run. $1 lanes (null: all), $2 how many of each
+SELECT id, goal, lane, rank FROM (
+    SELECT t.id, t.goal, t.lane, t.rank, row_number() OVER (PARTITION BY t.lane ORDER BY t.rank DESC) AS place
+    FROM goal g JOIN task t ON t.goal = g.num
+    WHERE g.finished_at IS NULL AND g.status IN ('accepted', 'planning', 'running') AND t.state = 'ready'
+      AND ($1::text[] IS NULL OR t.lane = ANY($1))
+) AS ready WHERE place <= $2
