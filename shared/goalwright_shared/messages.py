@@ -8,6 +8,8 @@ warnings); between our own services an unknown field is an error (`parse_strict`
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 from datetime import datetime
@@ -148,7 +150,7 @@ class ProgramSpec(Message):
     language: Literal["python", "shell"] = "python"
     source: str | None = None
     artifact: Name | None = None
-    args: list[str] = []
+    args: list[str] = Field(default_factory=list)
     stdin: str | None = None
 
     @model_validator(mode="after")
@@ -208,7 +210,7 @@ class QuestionSpec(Message):
     """Lane `human`: a question; unanswered in time, `default` is taken, else the task fails."""
 
     text: str
-    options: list[str] = []
+    options: list[str] = Field(default_factory=list)
     default: str | None = None
     timeout_seconds: Seconds | None = None
 
@@ -220,13 +222,13 @@ class TaskSpec(Message):
     title: str = ""
     instruction: str = ""
     lane: LaneName
-    inputs: list[Name] = []
-    outputs: list[OutputSpec] = []
-    after: list[Name] = []
+    inputs: list[Name] = Field(default_factory=list)
+    outputs: list[OutputSpec] = Field(default_factory=list)
+    after: list[Name] = Field(default_factory=list)
     value: Value = 1.0
     effort: Effort = Effort()
     confidence: Annotated[float, Field(ge=0, le=1)] = 1.0
-    acceptance: list[Check] = []
+    acceptance: list[Check] = Field(default_factory=list)
     max_failures: Annotated[int, Field(ge=1, le=100)] = 3
     max_turns: Annotated[int, Field(ge=1, le=1000)] = 24
     timeout_seconds: Seconds | None = None
@@ -243,11 +245,11 @@ class Contract(Message):
     """What a goal is about, agreed before work starts."""
 
     objective: str
-    deliverables: list[Name] = []
-    constraints: list[str] = []
-    out_of_scope: list[str] = []
-    assumptions: list[str] = []
-    questions: list[QuestionSpec] = []
+    deliverables: list[Name] = Field(default_factory=list)
+    constraints: list[str] = Field(default_factory=list)
+    out_of_scope: list[str] = Field(default_factory=list)
+    assumptions: list[str] = Field(default_factory=list)
+    questions: list[QuestionSpec] = Field(default_factory=list)
 
 
 # --- goals ---------------------------------------------------------------------------------------------
@@ -276,7 +278,7 @@ class Deliverable(Message):
     type: Typed = ArtifactType.FILE
     description: str = ""
     schema_: dict[str, JsonValue] | None = Field(default=None, alias="schema")
-    acceptance: list[Check] = []
+    acceptance: list[Check] = Field(default_factory=list)
     value: Value = 1.0
 
 
@@ -292,13 +294,13 @@ class GoalSubmission(Message):
     schema_version: Literal[1] = 1
     text: str = ""
     id: GoalId | None = None
-    inputs: list[GoalInput] = []
-    deliverables: list[Deliverable] = []
+    inputs: list[GoalInput] = Field(default_factory=list)
+    deliverables: list[Deliverable] = Field(default_factory=list)
     budget_usd: Usd | None = None
     deadline_seconds: Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False)] | None = None
     value: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
     approve_plan: bool = False
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default_factory=dict)
     from_goal: GoalId | None = None
     plan: SubmittedPlan | None = None
 
@@ -309,7 +311,7 @@ class GoalAnswer(Message):
     goal_id: str
     status: str
     duplicate: bool
-    warnings: list[str] = []
+    warnings: list[str] = Field(default_factory=list)
 
 
 class ErrorBody(Message):
@@ -346,7 +348,7 @@ class ChildResult(Message):
     key: str
     task_id: str
     status: str
-    outputs: dict[str, ArtifactRef] = {}
+    outputs: dict[str, ArtifactRef] = Field(default_factory=dict)
     error: TaskError | None = None
     summary: str = ""
 
@@ -391,18 +393,18 @@ class Work(Message):
     lane: str
     spec: TaskSpec
     contract: Contract | None = None
-    inputs: dict[str, ArtifactRef] = {}
-    children: list[ChildResult] = []
+    inputs: dict[str, ArtifactRef] = Field(default_factory=dict)
+    children: list[ChildResult] = Field(default_factory=list)
     continuation: JsonValue = None
     budget_left_usd: float = 0
     deadline: datetime | None = None
     lease_seconds: Seconds = 60
     llm: LlmGrant | None = None
-    lanes: list[LaneInfo] = []
-    notes: list[Note] = []
-    attempt_errors: list[TaskError] = []
+    lanes: list[LaneInfo] = Field(default_factory=list)
+    notes: list[Note] = Field(default_factory=list)
+    attempt_errors: list[TaskError] = Field(default_factory=list)
     prompt_variant: str | None = None
-    ancestor_hashes: list[str] = []
+    ancestor_hashes: list[str] = Field(default_factory=list)
 
 
 class Usage(Message):
@@ -469,7 +471,7 @@ class _Outcome(Message):
     call: CallRecord | None = None
     program: ProgramRun | None = None
     rate: RateSeen | None = None
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
     worker: str | None = None
 
 
@@ -477,9 +479,9 @@ class Done(_Outcome):
     """The declared outputs, each checked against its type and acceptance."""
 
     kind: Literal["done"] = "done"
-    outputs: dict[str, ArtifactRef] = {}
+    outputs: dict[str, ArtifactRef] = Field(default_factory=dict)
     summary: str = ""
-    checks: list[CheckResult] = []
+    checks: list[CheckResult] = Field(default_factory=list)
 
 
 class Expand(_Outcome):
@@ -487,12 +489,12 @@ class Expand(_Outcome):
     children produce the parent's outputs. No tasks and a continuation: another turn, please."""
 
     kind: Literal["expand"] = "expand"
-    tasks: list[TaskSpec] = []
+    tasks: list[TaskSpec] = Field(default_factory=list)
     continuation: JsonValue = None
     contract: Contract | None = None
-    deliverables: list[Deliverable] = []
-    pruned: list[Pruned] = []
-    warnings: list[str] = []
+    deliverables: list[Deliverable] = Field(default_factory=list)
+    pruned: list[Pruned] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _leads_somewhere(self) -> Self:
@@ -571,6 +573,7 @@ class Throttled(_Outcome):
 
 Outcome = Done | Expand | Revise | Failed | Throttled
 OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Annotated[Outcome, Field(discriminator="kind")])
+_OUTCOMES: TypeAdapter[list[Outcome]] = TypeAdapter(list[Annotated[Outcome, Field(discriminator="kind")]])
 
 
 class BodyRef(Message):
@@ -584,7 +587,7 @@ class Alive(Message):
 
     worker: str
     slots: Count = 1
-    tasks: list[tuple[str, int]] = []
+    tasks: list[tuple[str, int]] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod
@@ -605,7 +608,7 @@ class Event(Message):
     kind: str
     task_id: str | None = None
     at: datetime
-    data: dict[str, JsonValue] = {}
+    data: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 # --- lanes ---------------------------------------------------------------------------------------------
@@ -626,8 +629,8 @@ class Lane(Message):
     look_ahead: Count = 0
     may: list[Literal["done", "expand", "revise", "failed", "throttled"]] = ["done", "failed", "throttled"]
     child_lanes: list[str] = []  # exact names, or a prefix with a trailing "*"
-    tools: list[str] = []
-    libraries: list[str] = []
+    tools: list[str] = Field(default_factory=list)
+    libraries: list[str] = Field(default_factory=list)
     plannable: bool = False  # offered to planners as a lane for tasks
 
 
@@ -655,7 +658,12 @@ class BadMessage(ValueError):
 
 
 def _adapter(model: type[M] | TypeAdapter[M]) -> TypeAdapter[M]:
-    return model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+    return model if isinstance(model, TypeAdapter) else _adapter_of(model)  # type: ignore[arg-type]  # classes are hashable
+
+
+@functools.cache
+def _adapter_of(model: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
 
 
 def _json(payload: bytes | str) -> JsonValue:
@@ -719,6 +727,8 @@ def parse_lenient(model: type[M] | TypeAdapter[M], payload: bytes | str) -> tupl
 
     Returns the message and the dotted paths of unknown fields, which were dropped. Raises `BadMessage`.
     """
+    with contextlib.suppress(ValidationError):  # the most are right: read once
+        return _adapter(model).validate_json(payload), []
     return parse_lenient_value(model, _json(payload))
 
 
@@ -749,6 +759,10 @@ def read_json(payload: bytes) -> JsonValue:
 
 def parse_outcomes(payload: bytes, *, trusted: bool) -> tuple[list[Outcome], list[str]]:
     """The outcomes of one message (one object or an array); unknown fields are errors when `trusted`."""
+    with contextlib.suppress(ValidationError):  # the most are right: read once
+        if payload[:1] == b"[":
+            return _OUTCOMES.validate_json(payload), []
+        return [OUTCOME.validate_json(payload)], []
     data = _json(payload)
     items = data if isinstance(data, list) else [data]
     found: list[Outcome] = []

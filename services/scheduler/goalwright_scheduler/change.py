@@ -318,17 +318,20 @@ class Change:
 
     def _numbered(self, goal: int) -> list[Told]:
         line, at = self._line(goal), self.now.astimezone(UTC)
-        told = []
-        for seq, (kind, task, data) in enumerate(self.events[goal], line.next_seq):
-            event = {
+        events: list[dict[str, Any]] = [
+            {
                 "event_id": f"{line.goal_id}:{seq}", "seq": seq, "goal_id": line.goal_id, "owner": line.owner,
                 "kind": kind, "task_id": None if task is None else str(task), "at": at, "data": data,
-            }  # fmt: skip
-            payload = _encoded(event)
-            if may_hold_secret(payload):
-                payload = _encoded({**event, "data": redact_value(data)})
-            told.append(Told(line.owner, line.goal_id, kind, seq, payload))
-        return told
+            }
+            for seq, (kind, task, data) in enumerate(self.events[goal], line.next_seq)
+        ]  # fmt: skip
+        payloads = [_encoded(event) for event in events]
+        if may_hold_secret(b"\n".join(payloads)):
+            payloads = [_encoded({**event, "data": redact_value(event["data"])}) for event in events]
+        return [
+            Told(line.owner, line.goal_id, event["kind"], event["seq"], payload)
+            for event, payload in zip(events, payloads, strict=True)
+        ]
 
     def settle(self, row: TaskRow, bill: money.Bill, why: str, **usage: Any) -> None:
         """Settle the bill of a task's current epoch, on lanes that have one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -23,6 +24,9 @@ MOST = 512
 """Tasks dispatched in one transaction."""
 
 _NOTES = 20
+
+_CONTRACT_BYTES, _DELIVERABLES = 4_096, 50
+"""A contract over so many bytes travels with so many deliverables; `query.goal` has them all."""
 
 
 async def dispatch(change: Change, memory: Memory) -> None:
@@ -256,8 +260,16 @@ async def _contracts(change: Change, memory: Memory, goals_of: set[int]) -> Mapp
             "SELECT goal, coalesce(contract::text, 'null') AS contract FROM goal_spec WHERE goal = ANY($1::bigint[])",
             unknown,
         ):
-            memory.contracts[row["goal"]] = row["contract"]
+            memory.contracts[row["goal"]] = _told_contract(row["contract"])
     return memory.contracts
+
+
+def _told_contract(contract: str) -> str:
+    """The contract as it travels with every task: of a long list of deliverables only the first."""
+    if len(contract) <= _CONTRACT_BYTES:
+        return contract
+    body = json.loads(contract)
+    return json.dumps({**body, "deliverables": body["deliverables"][:_DELIVERABLES]})
 
 
 async def _notes(change: Change, goals_of: set[int]) -> dict[int, list[dict[str, Any]]]:

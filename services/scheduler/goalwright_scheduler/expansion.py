@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ async def insert_generation(
 ) -> list[dict[str, Any]] | None:
     """Children for a parent that was in one of `states` at its epoch; None when that race was lost.
 
-    Returns the children as events tell them. `continuation` is JSON; `values` are the deliverables'.
+    Returns the first children as events tell them. `continuation` is JSON; `values` are the deliverables'.
     """
     await limit(change, parent, len(specs))
     row = await change.fetchrow(
@@ -110,7 +111,7 @@ async def insert_children(
     starts: Mapping[str, float],
     met: set[str],
 ) -> list[dict[str, Any]]:
-    """Insert tasks whose `needs` are among themselves or already `met`; tell them as events do."""
+    """Insert tasks whose `needs` are among themselves or already `met`; the first of them as events tell them."""
     ids = await _new_ids(change, len(specs))
     by_key = {spec.key: task for spec, task in zip(specs, ids, strict=True)}
     children: dict[str, list[int]] = {spec.key: [] for spec in specs}
@@ -134,7 +135,7 @@ async def insert_children(
     await _insert(change, records)
     await _insert_specs(change, [(by_key[spec.key], spec) for spec in specs])
     await people.ask(change, asked)
-    return [told(by_key[spec.key], spec, needs[spec.key]) for spec in specs]
+    return [told(by_key[spec.key], spec, needs[spec.key]) for spec in specs[:SHOWN_TASKS]]
 
 
 def told(task: int, spec: TaskSpec, needs: Sequence[str]) -> dict[str, Any]:
@@ -149,25 +150,27 @@ def emit_adopted(
     change: Change,
     root: TaskRow,
     children: Sequence[dict[str, Any]] | None,
+    specs: Sequence[TaskSpec],
     contract: Contract,
     source: str,
     pruned: Sequence[Pruned] = (),
     warnings: Sequence[str] = (),
 ) -> None:
     """Tell the plan of a goal: `source` is planner or client."""
-    tasks = list(children or ())
     change.emit(
         root.goal, "plan.adopted", root.id,
-        source=source, contract=contract.model_dump(mode="json"), tasks=tasks[:SHOWN_TASKS],
-        task_count=len(tasks), estimate_usd=estimate_usd(change, tasks), warnings=list(warnings),
+        source=source, contract=contract.model_dump(mode="json"), tasks=list(children or ()),
+        task_count=len(specs), estimate_usd=estimate_usd(change, specs), warnings=list(warnings),
         pruned=[item.model_dump() for item in pruned],
     )  # fmt: skip
 
 
-def estimate_usd(change: Change, children: Sequence[Mapping[str, Any]]) -> float:
+def estimate_usd(change: Change, specs: Sequence[TaskSpec]) -> float:
     """What the plan's paid tasks may cost at most, one call each, in dollars."""
-    held = (change.lanes.get(child["lane"]) for child in children)
-    return money.usd(sum(money.hold(lane) for lane in held if lane is not None))
+    counts = Counter(spec.lane for spec in specs)
+    return money.usd(
+        sum(n * money.hold(change.lanes[lane]) for lane, n in counts.items() if lane in change.lanes)
+    )
 
 
 async def limit(change: Change, parent: TaskRow, more: int) -> None:

@@ -85,7 +85,7 @@ async def accept(
         children = await expansion.insert_generation(
             change, row, list(plan.plan), plan.compiled, states=[State.EXPANDED], values=values
         )
-        expansion.emit_adopted(change, row, children, plan.contract, "client")
+        expansion.emit_adopted(change, row, children, plan.plan, plan.contract, "client")
     return goal_id, str(status), False
 
 
@@ -203,13 +203,7 @@ async def _end_all(change: Change, open_tasks: Sequence[int], reason: str) -> No
 
 async def deliverables(change: Change, goal: int, root: int) -> tuple[dict[str, ArtifactRef], list[str]]:
     """What the goal hands back (exported, or already made inside the root's generation), and what is missing."""
-    rows = await change.db.fetch(
-        """SELECT DISTINCT ON (name) name, ref FROM artifact a, task_spec s, task t
-           WHERE s.id = $2 AND t.id = $2 AND a.goal = $1 AND a.name = ANY(s.outputs) AND a.task IS NOT NULL
-             AND (a.scope = 0 OR (a.scope = $2 AND a.generation = t.expansions))
-           ORDER BY name, scope""",
-        goal, root,
-    )  # fmt: skip
+    rows = await change.fetch("load_deliverables", goal, root)
     wanted: list[str] = await change.db.fetchval("SELECT outputs FROM task_spec WHERE id = $1", root)
     made = {row["name"]: ArtifactRef.model_validate_json(row["ref"]) for row in rows}
     return made, [name for name in wanted if name not in made]

@@ -271,7 +271,7 @@ async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
     change.emit(
         row.goal, "task.expanded", row.id,
         key=row.key, lane=row.lane, epoch=row.epoch, generation=row.expansions + 1, continued=not replaces,
-        tasks=[{**told, "action": action_digest(spec)} for told, spec in zip(children, specs, strict=True)][:100],
+        tasks=[{**told, "action": action_digest(spec)} for told, spec in zip(children[:100], specs, strict=False)],
         task_count=len(specs), cost_usd=money.usd(cost), parent=tasks.text(row.parent),
         tokens_in=usage.tokens_in if usage else 0, tokens_out=usage.tokens_out if usage else 0,
     )  # fmt: skip
@@ -280,7 +280,9 @@ async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
         named = [output.name for output in root.spec.outputs]
         contract = contract.model_copy(update={"deliverables": named})
         await expansion.store_contract(change, root, contract, root.spec, outcome.pruned)
-        expansion.emit_adopted(change, root, children, contract, "planner", outcome.pruned, outcome.warnings)
+        expansion.emit_adopted(
+            change, root, children, specs, contract, "planner", outcome.pruned, outcome.warnings
+        )
     if not specs:
         await tasks.resume(change, row, (State.EXPANDED,))
 

@@ -78,13 +78,7 @@ class Queries:
         counts = await self._pool.fetch(
             "SELECT state, count(*) AS n FROM task WHERE goal = $1 GROUP BY state", row["num"]
         )
-        made = await self._pool.fetch(
-            """SELECT DISTINCT ON (a.name) a.name, a.ref FROM artifact a, task_spec s, task t
-               WHERE s.id = $2 AND t.id = $2 AND a.goal = $1 AND a.name = ANY(s.outputs) AND a.task IS NOT NULL
-                 AND (a.scope = 0 OR (a.scope = $2 AND a.generation = t.expansions))
-               ORDER BY a.name, a.scope""",
-            row["num"], row["root_task"],
-        )  # fmt: skip
+        made = await self._pool.fetch(SQL["load_deliverables"], row["num"], row["root_task"])
         return {
             "goal_id": row["goal_id"], "owner": row["owner"], "status": row["status"], "reason": row["reason"],
             "text": row["text"], **_money(row), "counts": {r["state"]: r["n"] for r in counts},

@@ -27,6 +27,6 @@ def action_digest(spec: TaskSpec) -> str:
         " ".join(spec.instruction.split()).lower(),
         spec.program.model_dump_json() if spec.program else "",
         spec.prompt.model_dump_json() if spec.prompt else "",
-        spec.params,
-        list(spec.inputs),
+        "" if spec.params is None else spec.params,
+        *spec.inputs,
     )

@@ -14,8 +14,7 @@ from goalwright_shared.messages import (
     GoalSubmission,
     OutputSpec,
     TaskSpec,
-    parse_lenient_value,
-    read_json,
+    parse_lenient,
 )
 
 _PARTS = {"exec": "program", "agent.ask": "prompt", "human": "question"}
@@ -44,7 +43,7 @@ def parse(payload: bytes) -> Parsed:
             plain = _as_text(payload)
             _check_length(plain.text)
             return Parsed(plain, ())
-        submission, ignored = parse_lenient_value(GoalSubmission, read_json(payload))
+        submission, ignored = parse_lenient(GoalSubmission, payload)
     except BadMessage as error:
         raise Refused(error.code, error.message, field=error.field, hint=_hint(error)) from error
     if not submission.text.strip() and submission.plan is None:
