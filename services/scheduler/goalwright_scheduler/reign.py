@@ -182,11 +182,11 @@ class Leadership:
             await publisher.events(row)
         young = await db.fetch(
             """SELECT id FROM task WHERE state = 'dispatched' AND NOT announced
-               AND dispatched_at > clock_timestamp() - $1::float8 * interval '1 second' ORDER BY id""",
+               AND dispatched_at > goalwright_clock() - $1::float8 * interval '1 second' ORDER BY id""",
             _DEDUPED_SECONDS,
         )
         if young:
-            now = await db.fetchval("SELECT clock_timestamp()")
+            now = await db.fetchval("SELECT goalwright_clock()")
             change = Change(db, now, self._settings, self.memory.lanes, self.memory.rates)
             await publisher.work(await dispatch.works(change, self.memory, [row["id"] for row in young]))
         await publisher.flush()

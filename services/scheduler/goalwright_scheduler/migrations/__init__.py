@@ -80,7 +80,7 @@ async def prune(dsn: str, *, older_than_days: float) -> int:
     connection = await asyncpg.connect(dsn)
     try:
         deleted: str = await connection.execute(
-            "DELETE FROM goal WHERE finished_at < clock_timestamp() - $1::float8 * interval '1 day'",
+            "DELETE FROM goal WHERE finished_at < goalwright_clock() - $1::float8 * interval '1 day'",
             older_than_days,
         )
     finally:
