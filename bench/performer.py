@@ -3,7 +3,7 @@
 `single` is what a user writes from the description of the messages alone: slots that each pull one message
 and answer it. `batch` takes whatever has arrived and answers all of it in one message.
 
-Started by the stand; speaks lines: prints `ready`, and answers `report` with its records.
+Started by the stand; speaks lines: prints `ready`; told a path, writes its records there and prints `written`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ class Records:
         """Note a call that ends now."""
         self._calls[goal_id].extend((number, epoch, began, time.monotonic_ns()))
 
-    def report(self) -> None:
-        """A line for each goal, then `end`; the records start anew."""
-        for goal_id, calls in self._calls.items():
-            sys.stdout.write(json.dumps([goal_id, calls.tolist()]) + "\n")
-        print("end", flush=True)
+    def report(self, path: str) -> None:
+        """Into a file: by goal, all numbers in a row. The records start anew."""
+        with open(path, "w") as file:
+            json.dump({goal_id: calls.tolist() for goal_id, calls in self._calls.items()}, file)
         self._calls.clear()
 
 
@@ -195,11 +194,12 @@ async def main(variant: str, lane: str, slots: int) -> None:
 
 
 async def listen(records: Records) -> None:
-    """Answer `report`; returns at the end of stdin."""
+    """Report to each path that is named; returns at the end of stdin."""
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    while await lines.readline():
-        records.report()
+    while path := (await lines.readline()).decode().strip():
+        records.report(path)
+        print("written", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,15 @@ import goalwright_scheduler
 import psutil
 
 from bench.runs import Run
+from bench.workloads import Workload
 
 FOLDER = Path(__file__).parent / "results"
 
 
-def median(runs: Sequence[Run]) -> dict[str, Any]:
-    """The median of every figure over runs of one workload."""
-    return _median([run.facts() for run in runs])
+def row(workload: Workload, variant: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """The runs of one workload and the median of every figure."""
+    facts = [run.facts() for run in runs]
+    return {"title": workload.title, "performer": variant, "median": _median(facts), "runs": facts}
 
 
 def _median(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class PerformerProcess:
 
     def __init__(self, number: int, home: Path) -> None:
         self.log = home / "logs" / f"performer-{number}.log"
+        self._report = home / f"performer-{number}.json"
         self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self, url: str, variant: str, slots: int) -> None:
@@ -53,19 +54,20 @@ class PerformerProcess:
             command, log=self.log, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env=os.environ | {"BENCH_NATS_URL": url},
         )  # fmt: skip
-        await self._line()
+        await self._line()  # ready
 
     async def calls(self) -> Calls:
         """The calls since the last time; raises `Unreachable` when the process has failed."""
         assert self.process is not None
         assert self.process.stdin is not None
-        self.process.stdin.write(b"report\n")
+        self.process.stdin.write(f"{self._report}\n".encode())
         self.process.stdin.flush()
-        found: Calls = {}
-        while (line := await self._line()) != b"end\n":
-            goal_id, flat = json.loads(line)
-            found[goal_id] = list(zip(*(flat[i::4] for i in range(4)), strict=True))
-        return found
+        await self._line()  # written
+        found = json.loads(self._report.read_bytes())
+        return {
+            goal_id: list(zip(*(flat[i::4] for i in range(4)), strict=True))
+            for goal_id, flat in found.items()
+        }
 
     async def _line(self) -> bytes:
         assert self.process is not None
