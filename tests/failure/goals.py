@@ -10,6 +10,9 @@ from goalwright_scheduler.settings import HUMAN_LANE
 from goalwright_shared.messages import Lane
 from support.system import System, artifact, wait_for
 
+PERFORMED = "agent.coder"
+"""The lane of our own worker loop here; it costs nothing and asks nothing of a task."""
+
 LANES = [
     HUMAN_LANE,
     Lane(name="custom.a", performer="custom", may=["done", "expand", "failed", "throttled"], child_lanes=["*"],
@@ -17,7 +20,7 @@ LANES = [
     Lane(name="custom.short", performer="custom", lease_seconds=1),
     Lane(name="custom.paid", performer="custom", pool="k/m", max_input_tokens=1000, max_output_tokens=1000,
          lease_seconds=60, input_usd_per_mtok=1.0, output_usd_per_mtok=4.0),
-    Lane(name="exec", lease_seconds=3),
+    Lane(name=PERFORMED, lease_seconds=3),
     Lane(name="agent.generalist", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=3,
          input_usd_per_mtok=1.0, output_usd_per_mtok=4.0),
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from goalwright_cli.embedded_postgres import EmbeddedPostgres
@@ -14,7 +15,7 @@ from support.nats import fresh_server
 from support.postgres import fresh_database
 from support.system import System, opened
 
-from failure.goals import BUSY_TASKS, LANES, busy, ended_whole, perform_busy, performed_once
+from failure.goals import BUSY_TASKS, LANES, busy, done, ended_whole, perform_busy, performed_once
 
 ONCE_A_LIFE = (1, 1, 1)
 """At which passing of the point each of three schedulers dies: where the first passing makes no progress, and
@@ -26,7 +27,8 @@ GOAL = [
     "a plan is half inserted", "a goal is inserted and not committed", "a goal is committed and not acked",
 ]  # fmt: skip
 LEASE = "an expired lease is seen and not committed"
-OTHERS = [name for name in crashing.POINTS if name not in (*TAKEOVER, *GOAL, LEASE)]
+ASKED = "a goal is committed and not answered"
+OTHERS = [name for name in crashing.POINTS if name not in (*TAKEOVER, *GOAL, LEASE, ASKED)]
 
 
 async def dies_thrice(
@@ -58,7 +60,7 @@ async def dies(system: System, point: str, time: int) -> None:
 
 async def all_of(postgres: EmbeddedPostgres, points: Sequence[str], times: Sequence[int]) -> None:
     """Several worlds beside one another: most of the time they wait for leases and redeliveries."""
-    several, preparing = asyncio.Semaphore(5), asyncio.Lock()
+    several, preparing = asyncio.Semaphore(14), asyncio.Lock()
 
     async def one(point: str) -> None:
         async with several:
@@ -74,14 +76,41 @@ async def all_of(postgres: EmbeddedPostgres, points: Sequence[str], times: Seque
         raise ExceptionGroup("points", errors)
 
 
-async def test_death_while_taking_the_lead(postgres_server: EmbeddedPostgres) -> None:
-    await all_of(postgres_server, TAKEOVER, ONCE_A_LIFE)
+async def test_death_while_taking_the_lead_or_a_goal(postgres_server: EmbeddedPostgres) -> None:
+    await all_of(postgres_server, [*TAKEOVER, *GOAL], ONCE_A_LIFE)
 
 
-async def test_death_while_taking_a_goal_in(postgres_server: EmbeddedPostgres) -> None:
-    await all_of(postgres_server, GOAL, ONCE_A_LIFE)
+async def test_death_at_any_step_of_the_loop(postgres_server: EmbeddedPostgres) -> None:
+    await all_of(postgres_server, OTHERS, LATER_AND_LATER)
 
 
-@pytest.mark.parametrize("half", [OTHERS[::2], OTHERS[1::2]], ids=["even", "odd"])
-async def test_death_at_any_step_of_the_loop(postgres_server: EmbeddedPostgres, half: list[str]) -> None:
-    await all_of(postgres_server, half, LATER_AND_LATER)
+@pytest.mark.chaos
+async def test_death_while_leases_expire(system: System) -> None:
+    """Slow, as a new leader waits with expired leases until performers can have been heard."""
+    vanished = []
+
+    def vanish(work: Any) -> Any:
+        vanished.append(work["epoch"])
+        return None if len(vanished) <= 4 else done(work)
+
+    system.perform("custom.short", vanish, slots=4)
+    await system.start_scheduler_process()
+    goal = await system.submit(plan={"tasks": [{"key": "a", "lane": "custom.short", "max_failures": 9}]})
+    await system.kill(system.processes[0])
+    for time in ONCE_A_LIFE:
+        await dies(system, LEASE, time)
+    await system.start_scheduler_process()
+    await ended_whole(system, goal, 2)
+
+
+async def test_client_that_asks_again_after_a_death_gets_its_goal_once(system: System) -> None:
+    request = {"id": "asked", "plan": {"tasks": [{"key": "a", "lane": "custom.a"}]}}
+    scheduler = await system.start_scheduler_process(CRASH_POINT=ASKED)
+    with pytest.raises(TimeoutError):
+        await system.client.request("goals.request", json.dumps(request).encode(), timeout=2)
+    assert await scheduler.wait() == crashing.CODE
+    await system.start_scheduler_process()
+    again = await system.request("goals.request", request)
+    assert (again["goal_id"], again["duplicate"]) == ("asked", True)
+    system.perform("custom.a", done)
+    await ended_whole(system, "asked", 2)

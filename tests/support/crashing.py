@@ -12,6 +12,7 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from typing import Any, NoReturn
 
 from asyncpg import Connection
@@ -43,6 +44,7 @@ POINTS: dict[str, Point] = {
     "a plan is half inserted": Point(after="COPY task "),
     "a goal is inserted and not committed": Point(after="COPY task_spec "),
     "a goal is committed and not acked": Point(before="$JS.ACK.GOALS."),
+    "a goal is committed and not answered": Point(after=COMMIT, within="INSERT INTO goal "),
     # an expansion
     "an expansion is inserted and not committed": Point(after="COPY task_spec ", within="load_tasks"),
     "a resumed parent is not committed": Point(after="resume"),
@@ -121,11 +123,13 @@ def arm(name: str, at: int) -> None:
 
 
 def _wrap(owner: type, verb: str, watch: Callable[[Any, str, Call], Awaitable[Any]]) -> None:
+    """Watch a verb whose first argument is what it is called by."""
     plain = getattr(owner, verb)
+    first = list(signature(plain).parameters)[1]
 
     @wraps(plain)
-    async def watched(self: Any, name: str, *given: Any, **named: Any) -> Any:
-        return await watch(self, name, lambda: plain(self, name, *given, **named))
+    async def watched(self: Any, *given: Any, **named: Any) -> Any:
+        return await watch(self, given[0] if given else named[first], lambda: plain(self, *given, **named))
 
     setattr(owner, verb, watched)
 

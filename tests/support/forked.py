@@ -70,11 +70,13 @@ def _ask(**question: Any) -> int:
 def _server() -> subprocess.Popen[bytes]:
     """The one that forks; it ends with us."""
     here = Path(__file__).parents[1]
-    return processes.spawn(
+    return subprocess.Popen(
         [sys.executable, "-m", "support.forked"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(here)},
+        start_new_session=True,
+        preexec_fn=processes._die_with_parent(signal.SIGKILL),
     )
 
 

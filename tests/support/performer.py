@@ -32,14 +32,16 @@ class Manner:
 
 
 class Call:
-    """`Perform` in a manner."""
+    """`Perform` in a manner; `performed` are the (key, epoch) of its tries."""
 
     def __init__(self, manner: Manner, dice: random.Random | None = None) -> None:
         self._manner, self._dice = manner, dice or random.Random()
         self._provider = Caller(manner.provider) if manner.provider else None
+        self.performed: list[tuple[str, int]] = []
 
     async def __call__(self, work: Work, attempt: Attempt) -> Outcome:
         """One call."""
+        self.performed.append((work.spec.key, work.epoch))
         if self._provider is not None and not await self._provider.call():
             return Throttled(
                 goal_id=work.goal_id, task_id=work.task_id, epoch=work.epoch,

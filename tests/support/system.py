@@ -26,8 +26,9 @@ from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.messages import Lane, PoolLimit
 from nats.aio.client import Client
 
-from support import forked, invariants
+from support import forked, invariants, performer
 from support.forked import Process
+from support.performer import Call, Manner
 
 LANES = [
     HUMAN_LANE,
@@ -98,6 +99,26 @@ class System:
         self.processes.append(process)
         if awaited:
             await wait_for(self.answers, 30)
+        return process
+
+    async def start_performer(
+        self, lanes: Sequence[str], slots: int, manner: Manner, *, url: str | None = None
+    ) -> Call:
+        """A performer on our own worker loop, inside the test's process; its calls are what it performed."""
+        call = Call(manner)
+        name = f"performer-{len(self.parts)}"
+        for part in performer.build(url or self.server.service_url, lanes, slots, call, name, Stopper()):
+            await part.start()
+            self.parts.append(part)
+        return call
+
+    def start_performer_process(self, lanes: Sequence[str], slots: int, manner: Manner) -> Process:
+        """A performer on our own worker loop as a process that can be killed."""
+        name = f"performer-process-{len(self.processes)}"
+        process = forked.start(
+            "performer", performer.environment(self.server.service_url, name, lanes, slots, manner)
+        )
+        self.processes.append(process)
         return process
 
     async def kill(self, process: Process, number: int = signal.SIGKILL) -> None:
