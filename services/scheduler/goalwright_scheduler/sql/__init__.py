@@ -9,3 +9,13 @@ SQL: dict[str, str] = {
     for entry in sorted(files(__name__).iterdir(), key=lambda entry: entry.name)
     if entry.name.endswith(".sql")
 }
+
+WRITER = {
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
+}
+"""Settings of the writer's connection. Its statements name rows by key: a join that reads a whole table is never
+right, and the planner chooses one while statistics are young or say that the table is small (tested by EXPLAIN)."""
