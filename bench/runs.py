@@ -7,8 +7,9 @@ import itertools
 import json
 import statistics
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from goalwright_cli.client import Client, connected
@@ -72,16 +73,26 @@ class Finishes:
 
 async def measure(stand: Stand, workload: Workload) -> Run:
     """One run; raises `Wrong` when anything was lost, repeated or disordered."""
-    goals = {f"bench-{uuid.uuid4().hex[:16]}": graph for graph in workload.graphs()}
+    goals = _write_goals(stand.home / "goals", workload)
     async with connected(stand.nats.client_url) as client:
         finishes = Finishes()
         await finishes.listen(client)
-        bodies = ((name, submission(graph, name, workload.title)) for name, graph in goals.items())
         async with Meter(stand.roles()) as reading:
-            await _perform(client, finishes, bodies, workload.open_goals)
+            await _perform(client, finishes, goals, workload.open_goals)
         calls = await stand.calls()
-        events = await _check(client, goals, calls)
-    return _run(workload, goals, reading, calls, events)
+        events = await _check(client, dict(zip(goals, workload.graphs(), strict=True)), calls)
+    return _run(workload, reading, calls, events)
+
+
+def _write_goals(folder: Path, workload: Workload) -> dict[str, Path]:
+    """Every goal in a file of its own, so that making them is no part of the run and they are not in memory."""
+    folder.mkdir(exist_ok=True)
+    goals = {}
+    for graph in workload.graphs():
+        goal_id = f"bench-{uuid.uuid4().hex[:16]}"
+        goals[goal_id] = folder / f"{goal_id}.json"
+        goals[goal_id].write_bytes(submission(graph, goal_id, workload.title))
+    return goals
 
 
 async def warm_up(stand: Stand) -> None:
@@ -89,11 +100,12 @@ async def warm_up(stand: Stand) -> None:
     await measure(stand, Workload("warm-up", "warm-up", lambda: iter((chain(50),))))
 
 
-async def _perform(client: Client, finishes: Finishes, bodies: Any, open_goals: int) -> None:
+async def _perform(client: Client, finishes: Finishes, goals: Mapping[str, Path], open_goals: int) -> None:
     """Submit the goals in order, at most so many open at once, and wait for the last."""
     free = asyncio.Semaphore(open_goals)
     waiting: list[asyncio.Future[None]] = []
-    for goal_id, body in bodies:
+    for goal_id, path in goals.items():
+        body = await asyncio.to_thread(path.read_bytes)
         async with asyncio.timeout(_SILENCE_SECONDS):
             await free.acquire()
         await _submit(client, body)
@@ -145,18 +157,20 @@ async def _events(client: Client, goal_id: str) -> AsyncIterator[dict[str, Any]]
         await feed.unsubscribe()
 
 
-def _run(workload: Workload, goals: dict[str, Graph], reading: Reading, calls: Calls, events: int) -> Run:
-    tasks = sum(len(graph) for graph in goals.values())
+def _run(workload: Workload, reading: Reading, calls: Calls, events: int) -> Run:
+    tasks = sum(map(len, calls.values()))
     cpu_us = {role: seconds / tasks * 1e6 for role, seconds in reading.cpu_seconds.items()}
-    only = next(iter(goals.values()))
-    is_chain = len(goals) == 1 and all(list(needs) == [i - 1] for i, needs in enumerate(only.deps) if i)
+    first = next(workload.graphs())
+    is_chain = len(first) == tasks > 1 and all(
+        list(needs) == [i - 1] for i, needs in enumerate(first.deps) if i
+    )
     ideal = tasks * CALL_SECONDS / workload.in_flight if workload.in_flight else None
     return Run(
         workload=workload.name,
         tasks=tasks,
         seconds=reading.seconds,
         tasks_per_second=tasks / reading.seconds,
-        hop_ms=_hop_ms(next(iter(calls.values()))) if is_chain and tasks > 1 else None,
+        hop_ms=_hop_ms(next(iter(calls.values()))) if is_chain else None,
         ideal_percent=None if ideal is None else 100 * ideal / reading.seconds,
         cpu_us=cpu_us,
         cpu_us_total=sum(cpu_us.values()),
