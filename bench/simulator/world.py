@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 from goalwright_scheduler.core import admission, calibration, roi
 from goalwright_scheduler.core.ready import Ready, ReadyTasks
-from goalwright_scheduler.core.roi import Node
 
 from bench.simulator.graphs import Problem
 
@@ -62,7 +61,7 @@ class Result:
 
 @dataclass(slots=True)
 class World:
-    """One goal on one lane. `budget` None means enough for everything; `hold` is the cap ÷ the estimate."""
+    """One goal on one lane. `budget` None means enough for everything; `hold` is the reserve ÷ the estimate."""
 
     problem: Problem
     policy: Policy
@@ -140,7 +139,9 @@ class World:
             _, key, hold = heapq.heappop(self.running)
             self.held -= hold
             actual, estimate = self.problem.actual[key], self.problem.nodes[key].cost
-            self.spent += min(actual, hold)
+            self.spent += actual
+            if self.budget is not None and self.spent > self.budget:
+                continue  # a hard stop: what was billed beyond the budget brings nothing
             self.done[key] = self.now
             self.learned += calibration.observed(
                 estimated_cost=estimate, actual_cost=actual, estimated_seconds=estimate, actual_seconds=actual
@@ -178,6 +179,3 @@ class World:
             delivered / total, weighted / delivered if delivered else 0.0, max(self.done.values(), default=0.0),
             self.spent,
         )  # fmt: skip
-
-
-__all__ = ["HEAD_START_SECONDS", "POLICIES", "Node", "Policy", "Result", "World"]
