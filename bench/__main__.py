@@ -11,9 +11,11 @@ from typing import Any
 import uvloop
 
 from bench import hotpath, results
+from bench.peers import compare
+from bench.peers.rivals import ENGINES
 from bench.runs import Run, measure, warm_up
 from bench.stand import Stand
-from bench.workloads import IN_FLIGHT, WORKLOADS, Workload, find
+from bench.workloads import WORKLOADS, Workload, find
 
 ALL = ("W1", "W2", "W3", "W4", "W5", "W6a", "W6b")
 """What `make bench` measures; W6c (a million tasks) takes minutes and is asked for by name."""
@@ -32,6 +34,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     profile = commands.add_parser("profile", help="say where the time of a task goes")
     profile.add_argument("workloads", nargs="+", help=known)
     profile.set_defaults(work=profile_all)
+    peers = commands.add_parser("peers", help="rivals on the same graphs, and what a kill -9 leaves of them")
+    peers.add_argument("workloads", nargs="*", default=["W1", "W2", "W3", "W4", "W5"], help=known)
+    peers.add_argument("--engines", default=",".join(ENGINES), help=f"of {','.join(ENGINES)}")
+    peers.add_argument("--runs", type=int, default=3, help="of each workload")
+    peers.add_argument("--no-kill", action="store_true", help="leave the kills out")
+    peers.add_argument("--store", action="store_true", help="write bench/results")
+    peers.set_defaults(work=compare_all)
     for command in (run, profile):
         _add_stand_options(command)
     return parser.parse_args(words)
@@ -60,7 +69,7 @@ def stand_for(
     """The stand of a workload: calls are limited by slots, without look-ahead; others as given."""
     slots, look_ahead = given.slots, given.look_ahead
     if workload.in_flight:
-        slots, look_ahead = -(-IN_FLIGHT // given.performers), 0
+        slots, look_ahead = -(-workload.in_flight // given.performers), 0
     return Stand(
         variant=variant, performers=given.performers, slots=slots, look_ahead=look_ahead, home=given.home,
         postgres_options=postgres_options,
@@ -69,7 +78,7 @@ def stand_for(
 
 async def run_all(given: argparse.Namespace) -> None:
     """The command `run`."""
-    about = {"machine": results.machine(), "code": results.code(), "runs": given.runs}
+    about = about_this(given.runs)
     print(results.table([]), end="", flush=True)
     rows = [await run_workload(workload, variant, given) for workload, variant in pairs(given)]
     if given.runs > 1:
@@ -95,6 +104,21 @@ async def profile_all(given: argparse.Namespace) -> None:
     for workload, variant in pairs(given):
         async with stand_for(workload, variant, given, hotpath.POSTGRES_OPTIONS) as stand:
             print(await hotpath.profile(stand, workload), flush=True)
+
+
+async def compare_all(given: argparse.Namespace) -> None:
+    """The command `peers`."""
+    about = about_this(given.runs)
+    workloads = [found for name in given.workloads for found in find(name)]
+    found = await compare.compare(given.engines.split(","), workloads, given.runs, kills=not given.no_kill)
+    print(compare.tables(found))
+    if given.store:
+        print(f"written: {compare.store(found, about)}")
+
+
+def about_this(runs: int) -> dict[str, Any]:
+    """The machine, the code, and how many runs."""
+    return {"machine": results.machine(), "code": results.code(), "runs": runs}
 
 
 def main() -> None:

@@ -34,12 +34,22 @@ class Records:
     """Every call that was made: (task number, epoch, began, ended) by goal, times from the machine's
     monotonic clock, which all processes share."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: str | None) -> None:
+        """With `journal`, `b <task>` and `e <task>` go to that file as they happen: it outlives a kill."""
         self._calls: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
+        self._journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) if journal else None
 
-    def add(self, goal_id: str, number: int, epoch: int, began: int) -> None:
-        """Note a call that ends now."""
+    def begin(self, number: int) -> int:
+        """A call begins: now."""
+        if self._journal is not None:
+            os.write(self._journal, f"b {number}\n".encode())
+        return time.monotonic_ns()
+
+    def end(self, goal_id: str, number: int, epoch: int, began: int) -> None:
+        """A call ends now."""
         self._calls[goal_id].extend((number, epoch, began, time.monotonic_ns()))
+        if self._journal is not None:
+            os.write(self._journal, f"e {number}\n".encode())
 
     def report(self, path: str) -> None:
         """Into a file: by goal, all numbers in a row. The records start anew."""
@@ -100,11 +110,12 @@ class Performer:
 
     async def perform(self, work: dict[str, Any]) -> dict[str, Any]:
         """Make the call and note it."""
-        began = time.monotonic_ns()
+        number = int(work["spec"]["key"][1:])
+        began = self._records.begin(number)
         if seconds := seconds_of(work):
             await asyncio.sleep(seconds)
         answer = outcome(work)
-        self._records.add(work["goal_id"], int(work["spec"]["key"][1:]), work["epoch"], began)
+        self._records.end(work["goal_id"], number, work["epoch"], began)
         return answer
 
     async def run(self) -> None:
@@ -181,7 +192,7 @@ VARIANTS: dict[str, type[Performer]] = {"single": Single, "batch": Batch}
 async def main(variant: str, lane: str, slots: int) -> None:
     """Perform until stdin ends; a failure ends the process with its traceback."""
     client = await nats.connect(os.environ["BENCH_NATS_URL"], max_reconnect_attempts=-1)
-    records = Records()
+    records = Records(os.environ.get("BENCH_JOURNAL"))
     performing = asyncio.create_task(VARIANTS[variant](client, lane, slots, records).run())
     listening = asyncio.create_task(listen(records))
     print("ready", flush=True)

@@ -93,15 +93,27 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def store(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> Path:
     """Write the JSON of this day and machine, and `latest.md`."""
+    file = path("ours", about)
+    file.write_text(json.dumps({**about, "workloads": list(rows)}, indent=1) + "\n")
+    (FOLDER / "latest.md").write_text("# Results\n\n" + said(about, file) + table(rows))
+    return file
+
+
+def path(what: str, about: Mapping[str, Any]) -> Path:
+    """Where the JSON goes."""
     FOLDER.mkdir(exist_ok=True)
     where = about["machine"]
-    name = f"{datetime.now(UTC):%Y-%m-%d}-{where['cores']}-cores-{where['memory_gib']}-gib.json"
-    path = FOLDER / name
-    path.write_text(json.dumps({**about, "workloads": list(rows)}, indent=1) + "\n")
-    said = (
-        f"Measured {datetime.now(UTC):%Y-%m-%d} on {where['cores']} cores, {where['memory_gib']} GiB, "
-        f"Python {where['python']}, revision {about['code']['revision']}; every figure is the median of "
-        f"{about['runs']} runs ([all of them]({name})). How: [README](../README.md).\n\n"
+    return (
+        FOLDER / f"{datetime.now(UTC):%Y-%m-%d}-{where['cores']}-cores-{where['memory_gib']}-gib-{what}.json"
     )
-    (FOLDER / "latest.md").write_text("# Results\n\n" + said + table(rows))
-    return path
+
+
+def said(about: Mapping[str, Any], file: Path) -> str:
+    """What was measured where, in one paragraph."""
+    where = about["machine"]
+    return (
+        f"Measured {datetime.now(UTC):%Y-%m-%d} on {where['cores']} cores, {where['memory_gib']} GiB, "
+        f"Python {where['python']}, revision {about['code']['revision']}, load before {where['load_before']:.1f}; "
+        f"every figure is the median of {about['runs']} runs ([all of them]({file.name})). "
+        f"What and how: [README](../README.md).\n\n"
+    )

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from bench.meter import Meter, Reading
 from bench.stand import Calls, Stand
 from bench.validate import Wrong, check_calls, check_events
-from bench.workloads import CALL_SECONDS, Graph, Workload, chain, submission
+from bench.workloads import Graph, Workload, chain, submission
 
 _SILENCE_SECONDS = 120.0
 """A goal that is open and none that ends for so long: the run has failed."""
@@ -108,7 +108,7 @@ async def _perform(client: Client, finishes: Finishes, goals: Mapping[str, Path]
         body = await asyncio.to_thread(path.read_bytes)
         async with asyncio.timeout(_SILENCE_SECONDS):
             await free.acquire()
-        await _submit(client, body)
+        await submit(client, body)
         ended = finishes.of(goal_id)
         ended.add_done_callback(lambda _: free.release())
         waiting.append(ended)
@@ -116,8 +116,8 @@ async def _perform(client: Client, finishes: Finishes, goals: Mapping[str, Path]
         await asyncio.gather(*waiting)
 
 
-async def _submit(client: Client, body: bytes) -> None:
-    """What `Client.submit` does, of a goal that is JSON already."""
+async def submit(client: Client, body: bytes) -> None:
+    """What `Client.submit` does, of a goal that is JSON already; raises `Wrong` when it is refused."""
     if len(body) > BODY_BYTES:
         ref = await client.artifacts.put_bytes("goal", ArtifactType.JSON, body)
         body = BodyRef(body_ref=ref).to_json()
@@ -164,7 +164,7 @@ def _run(workload: Workload, reading: Reading, calls: Calls, events: int) -> Run
     is_chain = len(first) == tasks > 1 and all(
         list(needs) == [i - 1] for i, needs in enumerate(first.deps) if i
     )
-    ideal = tasks * CALL_SECONDS / workload.in_flight if workload.in_flight else None
+    ideal = tasks * first.seconds / workload.in_flight if workload.in_flight else None
     return Run(
         workload=workload.name,
         tasks=tasks,

@@ -45,14 +45,14 @@ class PerformerProcess:
         self._report = home / f"performer-{number}.json"
         self.process: subprocess.Popen[bytes] | None = None
 
-    async def start(self, url: str, variant: str, slots: int) -> None:
-        """Start; returns when it pulls."""
+    async def start(self, url: str, variant: str, slots: int, journal: Path | None = None) -> None:
+        """Start; returns when it is about to pull."""
         command = [
             sys.executable, performer.__file__, "--variant", variant, "--lane", LANE, "--slots", str(slots),
         ]  # fmt: skip
         self.process = processes.spawn(
             command, log=self.log, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            env=os.environ | {"BENCH_NATS_URL": url},
+            env=os.environ | {"BENCH_NATS_URL": url} | ({"BENCH_JOURNAL": str(journal)} if journal else {}),
         )  # fmt: skip
         await self._line()  # ready
 
@@ -96,11 +96,15 @@ class Stand:
         performers: int = 1,
         slots: int = 64,
         look_ahead: int = 64,
+        lease_seconds: float = 60,
+        journal: Path | None = None,
         postgres_options: Sequence[str] = (),
         home: Path | None = None,
     ) -> None:
-        """`slots` is for each performer process; `home` is where the folder is made (a disk, not memory)."""
+        """`slots` is for each performer process; `home` is where the folder is made (a disk, not memory). With
+        `journal`, performers note there when each call begins and ends."""
         self.variant, self.slots, self.look_ahead = variant, slots, look_ahead
+        self._lease_seconds, self._journal = lease_seconds, journal
         self.home = Path(tempfile.mkdtemp(prefix="goalwright-bench-", dir=home))
         self.postgres = EmbeddedPostgres(self.home, options=tuple(postgres_options))
         self.nats = EmbeddedNats(self.home)
@@ -116,7 +120,7 @@ class Stand:
 
     async def __aenter__(self) -> Stand:
         try:
-            await self._start()
+            await self.start()
         except BaseException:
             await self.stop()
             raise
@@ -129,8 +133,9 @@ class Stand:
             print(f"--- the scheduler said last:\n{processes.tail(self.scheduler.log)}", file=sys.stderr)
         await self.stop()
 
-    async def _start(self) -> None:
-        (self.home / "logs").mkdir()
+    async def start(self) -> None:
+        """Start everything, in the folder as it is: also after a kill."""
+        (self.home / "logs").mkdir(exist_ok=True)
         self.scheduler.load()
         await asyncio.gather(self.postgres.start(), self.nats.start())
         await self._assert_durable()
@@ -140,7 +145,10 @@ class Stand:
         async with connected(self.nats.client_url) as client:
             await self._add_lane(client)
         await asyncio.gather(
-            *(each.start(self.nats.client_url, self.variant, self.slots) for each in self.performers)
+            *(
+                each.start(self.nats.client_url, self.variant, self.slots, self._journal)
+                for each in self.performers
+            )
         )
 
     async def _assert_durable(self) -> None:
@@ -155,7 +163,11 @@ class Stand:
     async def _add_lane(self, client: Client) -> None:
         """What `goalwright lane add` does, tried until a scheduler leads."""
         lane = build_lane(
-            LANE, description="the bench", look_ahead=self.look_ahead, lease_seconds=60, may_expand=False
+            LANE,
+            description="the bench",
+            look_ahead=self.look_ahead,
+            lease_seconds=self._lease_seconds,
+            may_expand=False,
         )
         deadline = time.monotonic() + _READY_SECONDS
         while True:

@@ -111,7 +111,9 @@ WORKLOADS = {
         Workload("W6a", "10,000 in one goal", many(10_000), open_goals=2),
         Workload("W6b", "100,000 in goals of 10,000", many(100_000), open_goals=2),
         Workload("W6c", "1,000,000 in goals of 10,000", many(1_000_000), open_goals=2),
-        Workload("K", "W3 with tasks of 10 ms", one(lambda: layered(10_000, 100, seed=3, seconds=0.01))),
+        Workload(
+            "K", "W3 with tasks of 10 ms", one(lambda: layered(10_000, 100, seed=3, seconds=0.01)), in_flight=64
+        ),
     )
 }  # fmt: skip
 
