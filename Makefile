@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 AS_TYPED := env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS -u GOAL -u FILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up test check fmt docs test-container constraints clean
+.PHONY: help setup run up test check fmt docs test-container chaos constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +33,8 @@ run: setup ## Run the example goal, or yours: GOAL="…" FILE=path.csv
 up: setup ## Start the whole system here and keep it running
 	@exec goalwright up
 
-test: setup ## Run the whole test suite but the container tier
-	$(AS_TYPED) pytest -m "not container" -n 2 --dist loadfile $(PYTEST_ARGS)
+test: setup ## Run the whole test suite but the container and chaos tiers
+	$(AS_TYPED) pytest -m "not container and not chaos" -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: setup ## Lint, format, types, walls between services, generated docs
 	ruff check .
@@ -53,6 +53,9 @@ docs: setup ## Write the generated pages again (docs/subjects.md)
 test-container: setup ## Build the image, run the compose file end to end (needs a Docker engine)
 	uv pip install --quiet --python $(BIN)/python -c constraints.txt --group container
 	$(AS_TYPED) pytest -m container $(PYTEST_ARGS)
+
+chaos: setup ## Kill everything again and again, and measure under load (about 20 minutes)
+	$(AS_TYPED) pytest -m chaos --timeout 900 -o log_cli=true $(PYTEST_ARGS)
 
 constraints: $(VENV)/.python ## Pin all dependencies again, with hashes
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --all-extras --group dev \

@@ -1,122 +1,148 @@
-"""Kill -9 in the middle of a plan: the goal ends, every task has one effect, no event is lost or doubled."""
+"""Kill -9 at random times: the goal ends, every task has one effect, no event is lost or doubled."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from support.system import System, echo, wait_for
+import pytest
+from goalwright_cli.embedded_nats import EmbeddedNats
+from goalwright_cli.embedded_postgres import EmbeddedPostgres
+from support.performer import Manner
+from support.system import System, opened, wait_for
 
-LAYERS, WIDTH = 8, 6
+from failure.goals import LANES, PERFORMED, done, ended_whole, layered, progress
 
-STORED = b'{"id": "stored", "plan": {"tasks": [{"key": "a", "lane": "custom.a"}]}}'
-
-
-def layered(lane: str, seed: int) -> list[dict[str, Any]]:
-    """A random layered graph: two needs each in the layer above."""
-    rng = random.Random(seed)
-    tasks = []
-    for layer in range(LAYERS):
-        for place in range(WIDTH):
-            above = [f"o-{layer - 1}-{rng.randrange(WIDTH)}" for _ in range(2)] if layer else []
-            tasks.append(
-                {
-                    "key": f"t-{layer}-{place}",
-                    "lane": lane,
-                    "inputs": sorted(set(above)),
-                    "outputs": [{"name": f"o-{layer}-{place}"}],
-                }
-            )
-    return tasks
+SLOTS = 16
+QUICK, SOME, MANY = Manner((0.0, 0.05)), Manner((0.0, 0.1)), Manner((0.1, 0.3))
 
 
-def hashed(work: Any) -> dict[str, Any]:
-    """An answer whose size does not grow with the depth of the graph, and that is the same at every try."""
-    outcome = echo(work)
-    for output in outcome["outputs"].values():
-        output["inline"] = f"{work['spec']['key']}:{len(work['inputs'])}"
-    return outcome
+@pytest.fixture
+async def world(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[System]:
+    """Real servers and lanes whose leases are short; no scheduler yet."""
+    async with opened(nats_server, postgres_dsn, LANES) as made:
+        yield made
 
 
-async def progress(system: System, goal: str, least: int) -> None:
-    """Wait until at least so many tasks have succeeded."""
-
-    async def there() -> bool:
-        answer = await system.tried(system.goal(goal))
-        return int(answer.get("counts", {}).get("succeeded", 0)) >= least or bool(answer.get("finished_at"))
-
-    await wait_for(there, 40)
-
-
-async def ended_whole(system: System, goal: str) -> None:
-    """The goal is done, each task succeeded once, its events are gapless."""
-    ended = await system.finished(goal, 60)
-    assert ended["status"] == "done", ended["reason"]
-    assert ended["counts"] == {"succeeded": LAYERS * WIDTH + 1}
-
-    async def told() -> bool:
-        events = await system.events(goal)
-        return bool(events) and events[-1]["kind"] == "goal.finished"
-
-    await wait_for(told)
-    events = {event["seq"]: event for event in await system.events(goal)}
-    assert sorted(events) == list(range(1, len(events) + 1))
-    succeeded = [e["data"]["key"] for e in events.values() if e["kind"] == "task.succeeded"]
-    assert sorted(succeeded) == sorted(set(succeeded))
-    assert len(succeeded) == LAYERS * WIDTH + 1
+async def at_random_times(
+    system: System, goal: str, times: int, fault: Callable[[], Awaitable[None]], *, between: float
+) -> int:
+    """Do `fault` up to so many times, at random moments while the goal is worked on; how often it was done."""
+    for done_already in range(times):
+        if (await system.tried(system.goal(goal))).get("finished_at"):
+            return done_already
+        await asyncio.sleep(random.uniform(0, between))  # the moment is the fault
+        await fault()
+    return times
 
 
-async def test_scheduler_killed_again_and_again_loses_nothing(system: System) -> None:
-    scheduler = await system.start_scheduler_process()
-    system.perform("custom.short", hashed, slots=8)
-    goal = await system.submit(plan={"tasks": layered("custom.short", 1)})
-    for done in (5, 20, 35):
-        await progress(system, goal, done)
-        await system.kill(scheduler)
-        scheduler = await system.start_scheduler_process()
-    await ended_whole(system, goal)
-
-
-async def test_standby_takes_over_when_the_leader_is_killed(system: System) -> None:
-    leader = await system.start_scheduler_process(GOALWRIGHT_WORKER="first")
-    await system.start_scheduler_process(GOALWRIGHT_WORKER="second")
-    system.perform("custom.short", hashed, slots=8)
-    goal = await system.submit(plan={"tasks": layered("custom.short", 2)})
-    await progress(system, goal, 10)
-    await system.kill(leader)
-    await ended_whole(system, goal)
-
-
-async def test_goal_survives_a_kill_right_after_it_was_published(system: System) -> None:
-    scheduler = await system.start_scheduler_process()
-    await system.kill(scheduler)
-    await system.client.jetstream().publish(
-        "goals.submit", b'{"id": "stored", "plan": {"tasks": [{"key": "a", "lane": "custom.a"}]}}'
+def counts(few: int, many: int) -> pytest.MarkDecorator:
+    """A few faults in `make test`, all of them in `make chaos`."""
+    return pytest.mark.parametrize(
+        "times", [pytest.param(few), pytest.param(many, marks=[pytest.mark.chaos, pytest.mark.timeout(900)])]
     )
-    await system.start_scheduler_process()
-    system.perform("custom.a")
-    assert (await system.finished("stored"))["status"] == "done"
 
 
-async def test_nats_killed_and_restarted_with_its_store(system: System) -> None:
-    await system.start_scheduler_process()
-    system.perform("custom.short", hashed, slots=8)
-    goal = await system.submit(plan={"tasks": layered("custom.short", 3)})
-    await progress(system, goal, 10)
-    await system.restart_nats()
-    await ended_whole(system, goal)
+def graph_for(times: int, each: int) -> tuple[list[dict[str, Any]], int]:
+    """A layered plan that is worked on through so many faults, and how many tasks its goal has."""
+    layers = max(6, times * each // 20)
+    return layered(PERFORMED, layers=layers, width=20), layers * 20 + 1
 
 
-async def test_nats_killed_and_restarted_with_an_empty_store(system: System) -> None:
-    await system.start_scheduler_process()
-    system.perform("custom.short", hashed, slots=8)
-    goal = await system.submit(plan={"tasks": layered("custom.short", 4)})
-    await progress(system, goal, 10)
-    await system.restart_nats(wipe=True)
-    ended = await system.finished(goal, 60)
-    assert ended["status"] == "done"
-    assert ended["counts"] == {"succeeded": LAYERS * WIDTH + 1}
+@counts(4, 50)
+async def test_scheduler_killed_at_random_times(world: System, times: int) -> None:
+    scheduler = await world.start_scheduler_process()
+    performer = await world.start_performer([PERFORMED], SLOTS, MANY)
+    plan, tasks = graph_for(times, 20)
+    goal = await world.submit(plan={"tasks": plan})
+
+    async def fault() -> None:
+        nonlocal scheduler
+        await world.kill(scheduler)
+        scheduler = await world.start_scheduler_process()
+
+    killed = await at_random_times(world, goal, times, fault, between=0.6)
+    await ended_whole(world, goal, tasks, seconds=200)
+    assert killed == times
+    twice = [one for one, often in Counter(performer.performed).items() if often > 1]
+    assert twice == []
+
+
+async def test_standby_takes_over_within_five_seconds_of_a_kill(world: System) -> None:
+    world.environment["GOALWRIGHT_LEADER_LEASE_SECONDS"] = "3"  # as shipped
+    leader = await world.start_scheduler_process(GOALWRIGHT_WORKER="first")
+    await world.start_scheduler_process(GOALWRIGHT_WORKER="second")
+    await world.start_performer([PERFORMED], SLOTS, QUICK)
+    goal = await world.submit(plan={"tasks": layered(PERFORMED)})
+    await progress(world, goal, 10)
+    await world.kill(leader)
+    async with asyncio.timeout(5):
+        await wait_for(world.answers)
+    await ended_whole(world, goal, 49)
+
+
+async def test_goal_survives_a_kill_right_after_it_was_published(world: System) -> None:
+    scheduler = await world.start_scheduler_process()
+    await world.kill(scheduler)
+    goal = {"id": "stored", "plan": {"tasks": [{"key": "a", "lane": "custom.a"}]}}
+    await world.client.jetstream().publish("goals.submit", json.dumps(goal).encode())
+    await world.start_scheduler_process()
+    world.perform("custom.a")
+    await ended_whole(world, "stored", 2)
+
+
+@counts(2, 20)
+async def test_nats_killed_and_restarted_with_its_store(world: System, times: int) -> None:
+    await _nats_killed(world, times, wipe=False)
+
+
+@counts(2, 20)
+async def test_nats_killed_and_restarted_with_an_empty_store(world: System, times: int) -> None:
+    await _nats_killed(world, times, wipe=True)
+
+
+async def _nats_killed(world: System, times: int, *, wipe: bool) -> None:
+    await world.start_scheduler_process()
+    await world.start_performer([PERFORMED], SLOTS, MANY)
+    plan, tasks = graph_for(times, 60)
+    goal = await world.submit(plan={"tasks": plan})
+    await progress(world, goal, 10)
+
+    async def fault() -> None:
+        before = (await world.tried(world.goal(goal))).get("counts", {}).get("succeeded", 0)
+        await world.restart_nats(wipe=wipe)
+        await progress(world, goal, before + 1)
+
+    killed = await at_random_times(world, goal, times, fault, between=2)
+    await ended_whole(world, goal, tasks, seconds=200, events=not wipe)
+    assert killed == times
+
+
+@counts(2, 20)
+async def test_postgres_killed_and_restarted(
+    world: System, postgres_server: EmbeddedPostgres, times: int
+) -> None:
+    await world.start_scheduler_process()
+    performer = await world.start_performer([PERFORMED], SLOTS, MANY)
+    plan, tasks = graph_for(times, 40)
+    goal = await world.submit(plan={"tasks": plan})
+    await progress(world, goal, 10)
+
+    async def fault() -> None:
+        assert postgres_server.process is not None
+        postgres_server.process.kill()
+        await postgres_server.start()
+        await wait_for(world.answers, 30)
+
+    killed = await at_random_times(world, goal, times, fault, between=1.5)
+    await ended_whole(world, goal, tasks, seconds=200)
+    assert killed == times
+    twice = [one for one, often in Counter(performer.performed).items() if often > 1]
+    assert twice == []
 
 
 async def test_performer_that_vanishes_costs_one_failure_and_another_goes_on(system: System) -> None:
@@ -130,7 +156,7 @@ async def test_performer_that_vanishes_costs_one_failure_and_another_goes_on(sys
     goal = await system.submit(plan={"tasks": [{"key": "a", "lane": "custom.short"}]})
     await taken.wait()
     performer.cancel()
-    system.perform("custom.short")
+    system.perform("custom.short", done)
     assert (await system.finished(goal))["status"] == "done"
     told = await system.task(goal, "a")
     assert (told["failures"], told["attempts"][0]["error"]["code"]) == (1, "expired")

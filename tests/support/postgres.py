@@ -35,12 +35,19 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
 async def fresh_database(server: EmbeddedPostgres) -> AsyncIterator[str]:
     """The address of an empty database; dropped afterwards whoever is still connected."""
     name = f"t{uuid.uuid4().hex[:16]}"
-    admin = await asyncpg.connect(server.dsn())
-    await admin.execute(f"CREATE DATABASE {name}")
+    await _do(server, f"CREATE DATABASE {name}")
     try:
         yield server.dsn(name)
     finally:
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await _do(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _do(server: EmbeddedPostgres, statement: str) -> None:
+    """On a connection of its own: tests may kill the server in between."""
+    admin = await asyncpg.connect(server.dsn())
+    try:
+        await admin.execute(statement)
+    finally:
         await admin.close()
 
 

@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +26,9 @@ from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.messages import Lane, PoolLimit
 from nats.aio.client import Client
 
-from support import invariants
+from support import forked, invariants, performer
+from support.forked import Process
+from support.performer import Call, Manner
 
 LANES = [
     HUMAN_LANE,
@@ -50,8 +50,7 @@ LANES = [
     Lane(name="custom.short", performer="custom", lease_seconds=1),
 ]  # fmt: skip
 
-
-_SERVE = "import asyncio, goalwright_scheduler.app as app; raise SystemExit(asyncio.run(app.serve()))"
+_POOLS = (PoolLimit(pool="k/m"),)
 
 
 async def wait_for(check: Callable[[], Awaitable[Any]], seconds: float = 15.0) -> Any:
@@ -71,7 +70,7 @@ class System:
     server: EmbeddedNats
     dsn: str
     client: Client
-    processes: list[asyncio.subprocess.Process] = field(default_factory=list)
+    processes: list[Process] = field(default_factory=list)
     performers: list[asyncio.Task[None]] = field(default_factory=list)
     performed: list[tuple[str, int, str]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
@@ -89,19 +88,40 @@ class System:
             self.parts.append(part)
         await wait_for(self.answers, 30)
 
-    async def start_scheduler_process(self, **environment: str) -> asyncio.subprocess.Process:
-        """One more scheduler, as a process that can be killed."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _SERVE,
-            env={**os.environ, "GOALWRIGHT_NATS_URL": self.server.service_url, "GOALWRIGHT_POSTGRES_DSN": self.dsn,
-                 "GOALWRIGHT_LOG_LEVEL": "warning", "GOALWRIGHT_LEADER_LEASE_SECONDS": "1",
-                 **self.environment, **environment},
+    async def start_scheduler_process(self, *, awaited: bool = True, **environment: str) -> Process:
+        """One more scheduler, as a process that can be killed; `awaited` until somebody leads."""
+        process = forked.start(
+            "scheduler",
+            {"GOALWRIGHT_NATS_URL": self.server.service_url, "GOALWRIGHT_POSTGRES_DSN": self.dsn,
+             "GOALWRIGHT_LOG_LEVEL": "error", "GOALWRIGHT_LEADER_LEASE_SECONDS": "1",
+             **self.environment, **environment},
         )  # fmt: skip
         self.processes.append(process)
-        await wait_for(self.answers, 30)
+        if awaited:
+            await wait_for(self.answers, 30)
         return process
 
-    async def kill(self, process: asyncio.subprocess.Process, number: int = signal.SIGKILL) -> None:
+    async def start_performer(
+        self, lanes: Sequence[str], slots: int, manner: Manner, *, url: str | None = None
+    ) -> Call:
+        """A performer on our own worker loop, inside the test's process; its calls are what it performed."""
+        call = Call(manner)
+        name = f"performer-{len(self.parts)}"
+        for part in performer.build(url or self.server.service_url, lanes, slots, call, name, Stopper()):
+            await part.start()
+            self.parts.append(part)
+        return call
+
+    def start_performer_process(self, lanes: Sequence[str], slots: int, manner: Manner) -> Process:
+        """A performer on our own worker loop as a process that can be killed."""
+        name = f"performer-process-{len(self.processes)}"
+        process = forked.start(
+            "performer", performer.environment(self.server.service_url, name, lanes, slots, manner)
+        )
+        self.processes.append(process)
+        return process
+
+    async def kill(self, process: Process, number: int = signal.SIGKILL) -> None:
         """End one process and wait for its end."""
         process.send_signal(number)
         await process.wait()
@@ -305,10 +325,12 @@ async def prepare(
 
 
 @contextlib.asynccontextmanager
-async def opened(server: EmbeddedNats, dsn: str) -> AsyncIterator[System]:
+async def opened(
+    server: EmbeddedNats, dsn: str, lanes: Sequence[Lane] = LANES, pools: Sequence[PoolLimit] = _POOLS
+) -> AsyncIterator[System]:
     """A system on real servers, topology applied, without a scheduler; whatever it starts ends with it, and
     the invariants are checked."""
-    await prepare(server, dsn, LANES, [PoolLimit(pool="k/m")])
+    await prepare(server, dsn, lanes, pools)
     client = await connect(server.client_url)
     made = System(server, dsn, client)
     try:

@@ -19,6 +19,7 @@ from goalwright_scheduler.handlers import query_subscribers
 from goalwright_scheduler.queries import Queries
 from goalwright_scheduler.reign import Leadership
 from goalwright_scheduler.settings import SchedulerSettings
+from goalwright_scheduler.sql import WRITER
 
 _CLOSE_SECONDS = 3.0
 
@@ -40,7 +41,7 @@ class Database:
 
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection of its own, for the writer."""
-        return await asyncpg.connect(self._dsn, timeout=5, command_timeout=60)
+        return await asyncpg.connect(self._dsn, timeout=5, command_timeout=60, server_settings=WRITER)
 
     async def start(self) -> None:
         """Connect; raises `Unreachable`."""

@@ -108,6 +108,7 @@ class Flight:
     epoch: int
     key: str
     parent: int | None
+    generation: int  # in which its outputs are names: 0 for a task without parent
     outputs: tuple[tuple[str, str], ...]  # declared names and types
     dispatched_at: datetime
 

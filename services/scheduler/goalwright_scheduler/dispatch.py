@@ -181,8 +181,8 @@ def _flight(row: Row, lane: Lane) -> list[Flight]:
     outputs = tuple((output["name"], output["type"]) for output in spec["outputs"])
     return [
         Flight(
-            row["id"], row["goal"], row["goal_id"], lane.name, row["epoch"], row["key"], row["parent"], outputs,
-            row["dispatched_at"],
+            row["id"], row["goal"], row["goal_id"], lane.name, row["epoch"], row["key"], row["parent"],
+            row["generation"] if row["parent"] is not None else 0, outputs, row["dispatched_at"],
         )
     ]  # fmt: skip
 

@@ -309,7 +309,7 @@ class Queries:
             return "over_budget", f"it may cost {money.usd(money.hold(lane)):.6f} USD and {left:.6f} are left"
         if lane.pool is not None:
             pool = await self._pool.fetchrow(
-                "SELECT *, blocked_until > clock_timestamp() AS blocked FROM rate WHERE pool = $1", lane.pool
+                "SELECT *, blocked_until > goalwright_clock() AS blocked FROM rate WHERE pool = $1", lane.pool
             )
             if pool is not None and pool["blocked"]:
                 why = pool["blocked_reason"] or "the provider asked to wait"

@@ -187,11 +187,11 @@ class Leadership:
             last = rows[-1]["id"]
         young = await db.fetch(
             """SELECT id FROM task WHERE state = 'dispatched' AND NOT announced
-               AND dispatched_at > clock_timestamp() - $1::float8 * interval '1 second' ORDER BY id""",
+               AND dispatched_at > goalwright_clock() - $1::float8 * interval '1 second' ORDER BY id""",
             _DEDUPED_SECONDS,
         )
         if young:
-            now = await db.fetchval("SELECT clock_timestamp()")
+            now = await db.fetchval("SELECT goalwright_clock()")
             change = Change(db, now, self._settings, self.memory.lanes, self.memory.rates)
             rows = await change.fetch("load_work", [row["id"] for row in young])
             await publisher.work(await dispatch.works(change, self.memory, rows))

@@ -35,14 +35,19 @@ async def take_answers(change: Change, answers: Sequence[Answer]) -> None:
     """Complete tasks with their answers: outputs, tries, states and dependants in one statement."""
     if not answers:
         return
-    made = [(a.flight.id, name, ref) for a in answers for name, ref in a.refs]
+    made = [
+        (a.flight.id, a.flight.goal, a.flight.parent or 0, a.flight.generation, name, ref)
+        for a in answers
+        for name, ref in a.refs
+    ]
     seconds = [(change.now - a.flight.dispatched_at).total_seconds() for a in answers]
+    ids = [a.flight.id for a in answers]
+    epochs = [a.flight.epoch for a in answers]
     outcomes = [a.outcome for a in answers]
     rows = await change.fetch(
-        "complete",
-        [a.flight.id for a in answers], [a.flight.epoch for a in answers], _IN_FLIGHT, change.now,
-        [task for task, _, _ in made], [name for _, name, _ in made], [ref for _, _, ref in made],
-        [a.flight.id for a in answers], seconds, [o.summary for o in outcomes],
+        "complete", ids, epochs, _IN_FLIGHT, change.now,
+        *(map(list, zip(*made, strict=True)) if made else ([] for _ in range(6))),
+        ids, epochs, seconds, [o.summary for o in outcomes],
         [o.program.model_dump_json() if o.program else None for o in outcomes],
         [f"[{','.join(c.model_dump_json() for c in o.checks)}]" if o.checks else None for o in outcomes],
         [o.worker for o in outcomes],
@@ -71,7 +76,7 @@ async def complete(change: Change, ended: Sequence[tuple[int, int]], states: Seq
     await change.flush_results()
     rows = await change.fetch(
         "complete", [i for i, _ in ended], [e for _, e in ended], [str(s) for s in states], change.now,
-        *([] for _ in range(9)),
+        *([] for _ in range(13)),
     )  # fmt: skip
     return await _follow(change, rows)
 

@@ -1,91 +1,208 @@
-"""The ready tasks the leader holds in memory: one heap per lane, a bounded cache of what Postgres knows.
+"""The ready tasks the leader holds in memory: heaps per pool, goal and lane; a bounded cache of Postgres.
 
-Entries may be stale (a task cancelled, a goal paused): dispatch is guarded in SQL, so a stale entry costs a
-lookup and nothing else.
+Inside a goal the rank is strict over all lanes of a pool; between goals turns are fair (`fair.py`). Entries
+may be stale (a task cancelled, a goal paused): dispatch is guarded in SQL, so a stale one costs a lookup.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from goalwright_scheduler.core.fair import Turns
 
 CACHE_PER_LANE = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """One ready task. Higher `rank` goes first."""
+class Ready(NamedTuple):
+    """One ready task. Higher `rank` goes first; `cost` is what its dispatch reserves, in micro-dollars."""
 
     id: int
     goal: int
     lane: str
     rank: float
+    cost: int = 0
 
 
-@dataclass(slots=True)
-class _Heap:
-    entries: list[tuple[float, int, Ready]] = field(default_factory=list)
-    truncated: bool = False  # Postgres holds more than the cache
+_Heap: TypeAlias = list[tuple[float, int, Ready]]
+
+
+class _Pool:
+    """Lanes that share a rate: per goal a heap per lane, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self.goals: dict[int, dict[str, _Heap]] = {}
+        self.turns = Turns()
 
 
 class ReadyTasks:
-    """Heaps by lane. `truncated_lanes()` names those to refill from Postgres."""
+    """What `take` chooses from. Pools are known by the lanes that `take` is asked for."""
 
     def __init__(self, cache_per_lane: int = CACHE_PER_LANE) -> None:
         self._cap = cache_per_lane
-        self._heaps: dict[str, _Heap] = {}
+        self._pools: dict[str, _Pool] = {}  # by lane
+        self._joined: set[tuple[str, ...]] = set()
+        self._current: dict[int, Ready] = {}  # the entry that counts, by task
+        self._counts: dict[str, int] = {}  # live entries by lane
+        self._weights: dict[int, float] = {}
+        self._cut: set[tuple[str, int]] = set()  # Postgres holds more of this goal on this lane
+        self._truncated: set[str] = set()  # Postgres holds more of this lane
+        self._wanting: set[str] = set()  # lanes to refill
 
     def push(self, tasks: Iterable[Ready]) -> None:
-        """Add tasks; beyond twice the cache the worst are forgotten (and refilled later)."""
+        """Add tasks, or give known ones another rank or lane. Beyond twice the cache, the worst of the goals
+        that have most are forgotten (and refilled later)."""
         for task in tasks:
-            heap = self._heaps.setdefault(task.lane, _Heap())
-            heapq.heappush(heap.entries, (-task.rank, task.id, task))
-            if len(heap.entries) > 2 * self._cap:
-                heap.entries = heapq.nsmallest(self._cap, heap.entries)  # a sorted list is a heap
-                heap.truncated = True
+            known = self._current.get(task.id)
+            if known == task:
+                continue
+            if known is not None:
+                self._counts[known.lane] -= 1
+            self._current[task.id] = task
+            pool = self._pools.get(task.lane)
+            if pool is None:
+                pool = self._pools[task.lane] = _Pool()
+            _add(pool, task, self._weights.get(task.goal, 1.0))
+            count = self._counts.get(task.lane, 0) + 1
+            self._counts[task.lane] = count
+            if count > 2 * self._cap:
+                self._trim(task.lane)
 
-    def mark_truncated(self, lane: str) -> None:
-        """Postgres holds more tasks of this lane than were pushed."""
-        self._heaps.setdefault(lane, _Heap()).truncated = True
+    def set_weight(self, goal: int, weight: float) -> None:
+        """A goal's share of every pool, against 1 for others."""
+        if weight == 1.0:
+            self._weights.pop(goal, None)
+        else:
+            self._weights[goal] = weight
+        for pool in self._pools.values():
+            pool.turns.reweigh(goal, weight)
+
+    def mark_truncated(self, lane: str, goal: int | None = None) -> None:
+        """Postgres holds more tasks of this lane (of this goal on it) than were pushed."""
+        if goal is None:
+            self._truncated.add(lane)
+        else:
+            self._cut.add((lane, goal))
 
     def refilling(self) -> list[str]:
-        """Lanes that ran empty although Postgres holds more; each is named once per refill."""
-        empty = [lane for lane, heap in self._heaps.items() if heap.truncated and not heap.entries]
-        for lane in empty:
-            self._heaps[lane].truncated = False
-        return empty
+        """Lanes that ran empty, or on which a goal did, although Postgres holds more; each is named once."""
+        empty = {lane for lane in self._truncated if not self._counts.get(lane)}
+        self._truncated -= empty
+        wanting = sorted(self._wanting | empty)
+        self._wanting.clear()
+        return wanting
 
     def waiting(self) -> dict[str, int]:
         """Entries by lane, lanes without any left out."""
-        return {lane: len(heap.entries) for lane, heap in self._heaps.items() if heap.entries}
+        return {lane: count for lane, count in self._counts.items() if count}
 
     def take(
         self, lanes: Iterable[str], free: Mapping[str, int], most: int, eligible: Callable[[int], bool]
     ) -> list[Ready]:
-        """The best `most` tasks over `lanes` (one pool) that have free slots, strictly by rank.
+        """The next `most` tasks over `lanes` (one pool) that have free slots: goals in fair turns, inside a
+        goal strictly by rank.
 
         Tasks of goals that are not `eligible` are dropped: they are read again when their goal resumes.
         """
-        left = {lane: free.get(lane, 0) for lane in lanes}
+        wanted = tuple(lanes)
+        left = {lane: free[lane] for lane in wanted if free.get(lane, 0) > 0}
+        if not left:
+            return []
+        pool = self._pool(wanted)
+        turns = pool.turns
         taken: list[Ready] = []
-        seen: set[int] = set()
-        while len(taken) < most:
-            best = min(
-                (self._heaps[lane] for lane, slots in left.items() if slots > 0 and self._entries(lane)),
-                key=lambda heap: heap.entries[0],
-                default=None,
-            )
-            if best is None:
-                break
-            task = heapq.heappop(best.entries)[2]
-            if task.id in seen or not eligible(task.goal):
+        passed = 0  # goals in a row that had nothing for the free slots
+        while left and len(taken) < most and passed < len(turns):
+            goal = turns.first()
+            heaps = pool.goals[goal]
+            heap = self._best(heaps, left)
+            if heap is None:
+                if any(heaps.values()):
+                    turns.pass_on()
+                    passed += 1
+                else:
+                    self._empty(pool, goal)
                 continue
-            seen.add(task.id)
+            if not eligible(goal):
+                self._drop(pool, goal)
+                continue
+            if not turns.charge(heap[0][2].cost or 1):
+                turns.pass_on()
+                continue
+            passed = 0
+            task = heapq.heappop(heap)[2]
+            del self._current[task.id]
+            self._counts[task.lane] -= 1
             left[task.lane] -= 1
+            if not left[task.lane]:
+                del left[task.lane]
             taken.append(task)
         return taken
 
-    def _entries(self, lane: str) -> bool:
-        heap = self._heaps.get(lane)
-        return heap is not None and bool(heap.entries)
+    def _best(self, heaps: Mapping[str, _Heap], left: Mapping[str, int]) -> _Heap | None:
+        """The heap whose top goes next, among lanes with free slots; entries that no longer count are gone."""
+        best = None
+        for lane, heap in heaps.items():
+            if lane in left:
+                while heap and self._current.get(heap[0][1]) is not heap[0][2]:
+                    heapq.heappop(heap)
+                if heap and (best is None or heap[0] < best[0]):
+                    best = heap
+        return best
+
+    def _empty(self, pool: _Pool, goal: int) -> None:
+        """The first goal in turn has nothing left here."""
+        for lane in pool.goals.pop(goal):
+            if (lane, goal) in self._cut:
+                self._cut.discard((lane, goal))
+                self._wanting.add(lane)
+        pool.turns.leave()
+
+    def _drop(self, pool: _Pool, goal: int) -> None:
+        """Forget the first goal in turn with all its entries."""
+        for lane, heap in pool.goals.pop(goal).items():
+            self._cut.discard((lane, goal))
+            self._forget(heap)
+        pool.turns.leave()
+
+    def _forget(self, entries: Iterable[tuple[float, int, Ready]]) -> None:
+        for _, number, task in entries:
+            if self._current.get(number) is task:
+                del self._current[number]
+                self._counts[task.lane] -= 1
+
+    def _trim(self, lane: str) -> None:
+        """Keep the best of each goal on this lane, an equal share of the cache each."""
+        goals = {goal: heaps[lane] for goal, heaps in self._pools[lane].goals.items() if heaps.get(lane)}
+        share = max(1, self._cap // len(goals))
+        for goal, heap in goals.items():
+            heap.sort()  # a sorted list is a heap
+            if len(heap) > share:
+                self._forget(heap[share:])
+                del heap[share:]
+                self._cut.add((lane, goal))
+
+    def _pool(self, lanes: Sequence[str]) -> _Pool:
+        """The pool of these lanes; lanes that were not known to share one are joined."""
+        key = tuple(lanes)
+        if key not in self._joined:
+            joined = _Pool()
+            for old in {id(p): p for p in (self._pools.get(lane) for lane in key) if p}.values():
+                for heaps in old.goals.values():
+                    for heap in heaps.values():
+                        for _, number, task in heap:
+                            if self._current.get(number) is task:
+                                _add(joined, task, self._weights.get(task.goal, 1.0))
+            for lane in key:
+                self._pools[lane] = joined
+            self._joined.add(key)
+        return self._pools[key[0]]
+
+
+def _add(pool: _Pool, task: Ready, weight: float) -> None:
+    heaps = pool.goals.get(task.goal)
+    if heaps is None:
+        heaps = pool.goals[task.goal] = {}
+        pool.turns.join(task.goal, weight)
+    heapq.heappush(heaps.setdefault(task.lane, []), (-task.rank, task.id, task))

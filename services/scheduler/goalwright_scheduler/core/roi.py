@@ -1,74 +1,124 @@
 """Return on investment: how much a task's head start is worth when it becomes ready.
 
-Every deliverable (an output that nobody consumes, or one the parent exports) carries value. Its density,
-value × P(success) ÷ cost of everything still needed for it, flows back through the graph and is shared
-equally among the producers it needs, so that it is conserved. The head start is a logarithm of the density
-that reaches a task, in seconds, so that ageing (the time since a task became ready) is linear and needs no
-rewriting of rows: rank = head start − time it became ready.
+A deliverable is worth value × P(success), and costs what is still to do for it: its closure. The worth flows
+back through the graph to every task of the closure in proportion to what the task costs, so that it is
+conserved; what reaches a task, divided by its cost, is its return: the sum over the deliverables it serves of
+value × P(success) ÷ cost of the closure. Serving the highest ratio first is Smith's rule (1956), by which the
+value-weighted mean completion time is least.
+
+The head start is a logarithm of the return, in seconds, so that ageing (the time since a task became ready)
+is linear and rewrites no row: rank = head start − time it became ready.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-_EXACT_CLOSURES = 200_000
-"""Closure costs are exact up to this many (deliverable, task) pairs, else bounded from above by a sum."""
+K = TypeVar("K", bound=Hashable)
+
+EXACT_PAIRS = 200_000
+"""Closures are exact up to this many (deliverable, task) pairs; beyond, shared work is split among its users."""
+
+_BONUS = 0.1
+"""The part of the head start that the critical path may decide."""
+
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A task as the ranking sees it. `value` is what its own deliverables are worth; `cost` is seconds or
-    dollars in one unit over the whole graph; `confidence` is the probability that it succeeds."""
+class Node(Generic[K]):
+    """An open task as the ranking sees it. `needs` are open tasks too; `value` is what its own deliverables
+    are worth; `cost` has one unit over the whole graph; `confidence` is the probability that it succeeds."""
 
-    key: str
-    needs: tuple[str, ...]
+    key: K
+    needs: tuple[K, ...]
     value: float
     cost: float
     confidence: float
     seconds: float
 
 
-def densities(order: Sequence[str], nodes: Mapping[str, Node]) -> dict[str, float]:
-    """ROI density that reaches each task; the sum over tasks without needs equals the sum injected."""
-    closure = _closures(order, nodes)
-    flow = dict.fromkeys(order, 0.0)
+def closures(
+    nodes: Mapping[K, Node[K]], targets: Iterable[K], most: int = EXACT_PAIRS
+) -> dict[K, list[K]] | None:
+    """Each target with all it needs, itself included; None when that is more than `most` pairs."""
+    found: dict[K, list[K]] = {}
+    pairs = 0
+    for target in targets:
+        members = closure(nodes, target)
+        pairs += len(members)
+        if pairs > most:
+            return None
+        found[target] = members
+    return found
+
+
+def closure(nodes: Mapping[K, Node[K]], target: K, but: Iterable[K] = ()) -> list[K]:
+    """A task and all it needs, transitively, without what is in `but` and what only that needs."""
+    seen = {*but, target}
+    members = [target]
+    for member in members:  # grows while it is read
+        for need in nodes[member].needs:
+            if need not in seen:
+                seen.add(need)
+                members.append(need)
+    return members
+
+
+def returns(
+    order: Sequence[K], nodes: Mapping[K, Node[K]], *, exact_pairs: int = EXACT_PAIRS
+) -> dict[K, float]:
+    """The return of each task. Σ return × cost = Σ value × P(success): value is conserved."""
+    valued = [key for key in order if nodes[key].value > 0]
+    exact = closures(nodes, valued, exact_pairs)
+    if exact is None:
+        return _split_returns(order, nodes)
+    found = dict.fromkeys(order, 0.0)
+    for key, members in exact.items():
+        density = worth(nodes, key, members) / _cost(nodes, members)
+        for member in members:
+            found[member] += density
+    return found
+
+
+def worth(nodes: Mapping[K, Node[K]], key: K, members: Iterable[K]) -> float:
+    """Value of a deliverable × the probability that all it still needs succeeds."""
+    return nodes[key].value * math.prod(nodes[member].confidence for member in members)
+
+
+def _cost(nodes: Mapping[K, Node[K]], members: Iterable[K]) -> float:
+    return max(_LEAST, sum(nodes[member].cost for member in members))
+
+
+def _split_returns(order: Sequence[K], nodes: Mapping[K, Node[K]]) -> dict[K, float]:
+    """The same in linear time, with the cost of shared work split among those who need it: exact where all
+    users of a task serve one deliverable, else a lower bound of the closure. Value is conserved here too."""
+    users = dict.fromkeys(order, 0)
+    for key in order:
+        for need in nodes[key].needs:
+            users[need] += 1
+    costs: dict[K, float] = {}
+    doubts: dict[K, float] = {}  # −log P(success)
+    for key in order:
+        node = nodes[key]
+        costs[key] = max(_LEAST, node.cost) + sum(costs[need] / users[need] for need in node.needs)
+        doubts[key] = -math.log(max(_LEAST, node.confidence)) + sum(
+            doubts[need] / users[need] for need in node.needs
+        )
+    found = dict.fromkeys(order, 0.0)
     for key in reversed(order):
         node = nodes[key]
         if node.value > 0:
-            flow[key] += node.value * node.confidence / max(closure[key], 1e-9)
-        if node.needs:
-            share = flow[key] / len(node.needs)
-            for need in node.needs:
-                flow[need] += share
-    return flow
+            found[key] += node.value * math.exp(-doubts[key]) / costs[key]
+        for need in node.needs:
+            found[need] += found[key] / users[need]
+    return found
 
 
-def _closures(order: Sequence[str], nodes: Mapping[str, Node]) -> dict[str, float]:
-    """Cost of a task and of all it needs, transitively."""
-    valued = sum(1 for key in order if nodes[key].value > 0)
-    if valued * len(order) > _EXACT_CLOSURES:
-        bound: dict[str, float] = {}
-        for key in order:  # counts shared needs once per path: an upper bound, in linear time
-            bound[key] = nodes[key].cost + min(1e12, sum(bound[need] for need in nodes[key].needs))
-        return bound
-    exact: dict[str, float] = {}
-    for key in order:
-        if nodes[key].value <= 0:
-            continue
-        seen = {key}
-        stack = [key]
-        while stack:
-            for need in nodes[stack.pop()].needs:
-                if need not in seen:
-                    seen.add(need)
-                    stack.append(need)
-        exact[key] = sum(nodes[member].cost for member in seen)
-    return exact
-
-
-def critical_seconds(order: Sequence[str], nodes: Mapping[str, Node]) -> dict[str, float]:
+def critical_seconds(order: Sequence[K], nodes: Mapping[K, Node[K]]) -> dict[K, float]:
     """Longest remaining path from each task to an end, in seconds, itself included."""
     rest = dict.fromkeys(order, 0.0)
     for key in reversed(order):
@@ -78,16 +128,23 @@ def critical_seconds(order: Sequence[str], nodes: Mapping[str, Node]) -> dict[st
     return rest
 
 
-def head_starts(order: Sequence[str], nodes: Mapping[str, Node], *, cap_seconds: float) -> dict[str, float]:
-    """Seconds of head start per task, in [0, cap]: strictly monotone in density, plus a critical path bonus
-    of at most a tenth of the cap."""
-    density = densities(order, nodes)
+def head_starts(order: Sequence[K], nodes: Mapping[K, Node[K]], *, cap_seconds: float) -> dict[K, float]:
+    """Seconds of head start per task, in [0, cap]: strictly monotone in the return, plus a bonus for the
+    critical path. Returns are compared with what the whole graph brings, so units do not matter."""
+    found = returns(order, nodes)
     path = critical_seconds(order, nodes)
     longest = max(path.values(), default=0.0) or 1.0
-    span = 0.9 * cap_seconds
-    starts = {}
-    for key in order:
-        # a logistic of the log: ranges over (0, 1), equal ratios of density are about equal seconds
-        spread = 1.0 / (1.0 + math.exp(-0.5 * math.log(density[key] + 1e-12)))
-        starts[key] = span * spread + 0.1 * cap_seconds * path[key] / longest
-    return starts
+    total = _cost(nodes, order)
+    typical = sum(found[key] * nodes[key].cost for key in order) / total or 1.0
+    return {
+        key: cap_seconds * ((1 - _BONUS) * spread(found[key] / typical) + _BONUS * path[key] / longest)
+        for key in order
+    }
+
+
+def spread(ratio: float) -> float:
+    """A ratio in [0, ∞) as a place in [0, 1): strictly monotone, about linear in the logarithm around 1.
+
+    The square makes a doubling there worth three tenths of the span; with a flatter curve, age decides more
+    than return does (`bench/results/rank-*.md` compares)."""
+    return ratio * ratio / (1.0 + ratio * ratio)

@@ -80,7 +80,7 @@ async def prune(dsn: str, *, older_than_days: float) -> int:
     connection = await asyncpg.connect(dsn)
     try:
         old = await connection.fetch(
-            "SELECT num FROM goal WHERE finished_at < clock_timestamp() - $1::float8 * interval '1 day'",
+            "SELECT num FROM goal WHERE finished_at < goalwright_clock() - $1::float8 * interval '1 day'",
             older_than_days,
         )
         for goal in old:

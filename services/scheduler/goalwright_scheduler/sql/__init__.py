@@ -14,3 +14,13 @@ SQL: dict[str, str] = {
 }
 for _verb in ("dispatch", "load_work"):
     SQL[_verb] += (files(__name__) / "work_rows.part").read_text(encoding="utf-8")
+
+WRITER = {
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+    "max_parallel_workers_per_gather": "0",
+    "jit": "off",
+}
+"""Settings of the writer's connection. Its statements name rows by key: a join that reads a whole table is never
+right, and the planner chooses one while statistics are young or say that the table is small (tested by EXPLAIN)."""

@@ -1,7 +1,8 @@
 -- Complete tasks whose current epoch has answered, keep what they made, release their dependants, count down
 -- their parents. Guarded by epoch and state: a redelivered or late answer changes no row and so does nothing.
--- $1 ids, $2 epochs, $3 states they may end from, $4 now; what they made: $5 tasks, $6 names, $7 refs;
--- their tries: $8 tasks, $9 seconds, $10 summaries, $11 programs, $12 checks, $13 workers
+-- $1 ids, $2 epochs, $3 states they may end from, $4 now;
+-- what they made: $5 tasks, $6 goals, $7 scopes, $8 generations, $9 names, $10 refs;
+-- their tries: $11 tasks, $12 epochs, $13 seconds, $14 summaries, $15 programs, $16 checks, $17 workers
 WITH answer AS (
     SELECT a.id, a.epoch FROM unnest($1::bigint[], $2::int[]) AS a(id, epoch)
 ), ended AS (
@@ -9,18 +10,20 @@ WITH answer AS (
     SET state = 'succeeded', hold = 0, due_at = NULL
     FROM answer a
     WHERE t.id = a.id AND t.epoch = a.epoch AND t.state = ANY($3::text[])
-    RETURNING t.id, t.goal, t.parent, t.generation, t.epoch, t.children
-), named AS (
-    INSERT INTO artifact (goal, scope, generation, name, task, ref)
-    SELECT e.goal, coalesce(e.parent, 0), CASE WHEN e.parent IS NULL THEN 0 ELSE e.generation END,
-           made.name, e.id, made.ref::json
-    FROM unnest($5::bigint[], $6::text[], $7::text[]) AS made(task, name, ref) JOIN ended e ON e.id = made.task
+    RETURNING t.id, t.goal, t.parent, t.children
+), named AS (  -- IS TRUE keeps the look-up in `ended` a hash
+    INSERT INTO artifact (task, goal, scope, generation, name, ref)
+    SELECT m.task, m.goal, m.scope, m.generation, m.name, m.ref::json
+    FROM unnest($5::bigint[], $6::bigint[], $7::bigint[], $8::int[], $9::text[], $10::text[])
+         AS m(task, goal, scope, generation, name, ref)
+    WHERE (m.task IN (SELECT id FROM ended)) IS TRUE
     ON CONFLICT (goal, scope, generation, name) DO UPDATE SET task = excluded.task, ref = excluded.ref
 ), recorded AS (
     INSERT INTO task_result (task, epoch, kind, at, seconds, summary, program, checks, worker)
-    SELECT e.id, e.epoch, 'done', $4, r.seconds, r.summary, r.program::jsonb, r.checks::jsonb, r.worker
-    FROM unnest($8::bigint[], $9::float8[], $10::text[], $11::text[], $12::text[], $13::text[])
-         AS r(task, seconds, summary, program, checks, worker) JOIN ended e ON e.id = r.task
+    SELECT r.task, r.epoch, 'done', $4, r.seconds, r.summary, r.program::jsonb, r.checks::jsonb, r.worker
+    FROM unnest($11::bigint[], $12::int[], $13::float8[], $14::text[], $15::text[], $16::text[], $17::text[])
+         AS r(task, epoch, seconds, summary, program, checks, worker)
+    WHERE (r.task IN (SELECT id FROM ended)) IS TRUE
     ON CONFLICT (task, epoch) DO UPDATE
     SET kind = excluded.kind, summary = excluded.summary, checks = excluded.checks,
         program = coalesce(excluded.program, task_result.program)

@@ -1,0 +1,1 @@
+"""How fast Goalwright is: workloads, a stand of real processes, a meter, and rivals on the same graphs."""

@@ -1,0 +1,134 @@
+"""`python -m bench`: run workloads, compare with rivals, profile."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from bench import hotpath, results
+from bench.peers import compare
+from bench.peers.rivals import ENGINES
+from bench.runs import Run, measure, warm_up
+from bench.stand import Stand
+from bench.workloads import WORKLOADS, Workload, find
+
+ALL = ("W1", "W2", "W3", "W4", "W5", "W6a", "W6b")
+"""What `make bench` measures; W6c (a million tasks) takes minutes and is asked for by name."""
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    known = f"{', '.join(WORKLOADS)}, a JSON file or a folder of them"
+    run = commands.add_parser("run", help="measure workloads on a stand of real processes")
+    run.add_argument("workloads", nargs="*", default=list(ALL), help=known)
+    run.add_argument("--runs", type=int, default=3, help="of each workload")
+    run.add_argument("--store", action="store_true", help="write bench/results")
+    run.set_defaults(work=run_all)
+    profile = commands.add_parser("profile", help="say where the time of a task goes")
+    profile.add_argument("workloads", nargs="+", help=known)
+    profile.set_defaults(work=profile_all)
+    peers = commands.add_parser("peers", help="rivals on the same graphs, and what a kill -9 leaves of them")
+    peers.add_argument("workloads", nargs="*", default=["W1", "W2", "W3", "W4", "W5"], help=known)
+    peers.add_argument("--engines", default=",".join(ENGINES), help=f"of {','.join(ENGINES)}")
+    peers.add_argument("--runs", type=int, default=3, help="of each workload")
+    peers.add_argument("--no-kill", action="store_true", help="leave the kills out")
+    peers.add_argument("--store", action="store_true", help="write bench/results")
+    peers.set_defaults(work=compare_all)
+    for command in (run, profile):
+        _add_stand_options(command)
+    return parser.parse_args(words)
+
+
+def _add_stand_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--performer", choices=("single", "batch", "both"), default="both")
+    add("--performers", type=int, default=1, help="processes (1)")
+    add("--slots", type=int, default=64, help="of each performer process (64)")
+    add("--look-ahead", type=int, default=64, help="tasks handed out beyond the waiting pulls (64)")
+    add("--home", type=Path, help="where the data goes: a disk, not memory (the folder of temporary files)")
+
+
+def pairs(given: argparse.Namespace) -> Iterator[tuple[Workload, str]]:
+    """The workloads asked for, each with the variants of performers that suit it."""
+    variants = ["single", "batch"] if given.performer == "both" else [given.performer]
+    for workload in [found for name in given.workloads for found in find(name)]:
+        for variant in ["single"] if workload.in_flight else variants:  # calls take slots, one each
+            yield workload, variant
+
+
+def stand_for(
+    workload: Workload, variant: str, given: argparse.Namespace, postgres_options: Sequence[str] = ()
+) -> Stand:
+    """The stand of a workload: calls are limited by slots, without look-ahead; others as given."""
+    slots, look_ahead = given.slots, given.look_ahead
+    if workload.in_flight:
+        slots, look_ahead = -(-workload.in_flight // given.performers), 0
+    return Stand(
+        variant=variant, performers=given.performers, slots=slots, look_ahead=look_ahead, home=given.home,
+        postgres_options=postgres_options,
+    )  # fmt: skip
+
+
+async def run_all(given: argparse.Namespace) -> None:
+    """The command `run`."""
+    about = about_this(given.runs)
+    print(results.table([]), end="", flush=True)
+    rows = [await run_workload(workload, variant, given) for workload, variant in pairs(given)]
+    if given.runs > 1:
+        print("\nmedians\n\n" + results.table(rows))
+    if given.store:
+        print(f"written: {results.store(rows, about)}")
+
+
+async def run_workload(workload: Workload, variant: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Some runs on a fresh stand, and their median."""
+    runs: list[Run] = []
+    async with stand_for(workload, variant, given) as stand:
+        await warm_up(stand)
+        for _ in range(given.runs):
+            runs.append(await measure(stand, workload))
+            print(results.table([results.row(workload, variant, runs[-1:])]).splitlines()[-1], flush=True)
+        settings = {"performers": given.performers, "slots": stand.slots, "look_ahead": stand.look_ahead}
+    return results.row(workload, variant, runs) | {"settings": settings}
+
+
+async def profile_all(given: argparse.Namespace) -> None:
+    """The command `profile`."""
+    for workload, variant in pairs(given):
+        async with stand_for(workload, variant, given, hotpath.POSTGRES_OPTIONS) as stand:
+            print(await hotpath.profile(stand, workload), flush=True)
+
+
+async def compare_all(given: argparse.Namespace) -> None:
+    """The command `peers`."""
+    about = about_this(given.runs)
+    workloads = [found for name in given.workloads for found in find(name)]
+    found = await compare.compare(given.engines.split(","), workloads, given.runs, kills=not given.no_kill)
+    print(compare.tables(found))
+    if given.store:
+        print(f"written: {compare.store(found, about)}")
+
+
+def about_this(runs: int) -> dict[str, Any]:
+    """The machine, the code, and how many runs."""
+    return {"machine": results.machine(), "code": results.code(), "runs": runs}
+
+
+def main() -> None:
+    """Do what the command line says."""
+    given = arguments()
+    try:
+        uvloop.run(given.work(given))
+    except KeyError as error:
+        sys.exit(str(error.args[0]))
+
+
+if __name__ == "__main__":
+    main()
