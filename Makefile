@@ -12,11 +12,12 @@ override FILE := $(value FILE)
 export GOAL FILE
 
 PYTEST_ARGS ?=
+BENCH_ARGS ?= --store
 # Tests start programs that say other things when make runs them: they see what a shell would give them.
 AS_TYPED := env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS -u GOAL -u FILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up test check fmt docs test-container chaos constraints clean
+.PHONY: help setup run up test check bench fmt docs test-container chaos constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,10 @@ check: setup ## Lint, format, types, walls between services, generated docs
 	lint-imports
 	python docs/generate.py --check
 
+bench: setup ## Measure the scheduler into bench/results (BENCH_ARGS="W3 --runs 1": less, not stored)
+	uv pip install --quiet --python $(BIN)/python -c constraints.txt --group bench
+	python -m bench run $(BENCH_ARGS)
+
 fmt: setup ## Format the code and mend what the linter can
 	ruff format .
 	ruff check --fix .
@@ -59,7 +64,7 @@ chaos: setup ## Kill everything again and again, and measure under load (about 2
 
 constraints: $(VENV)/.python ## Pin all dependencies again, with hashes
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --all-extras --group dev \
-	  --group container -o constraints.txt pyproject.toml
+	  --group container --group bench -o constraints.txt pyproject.toml
 	@! grep -n '://' constraints.txt || { echo 'constraints.txt must not name an address'; exit 1; }
 
 clean: ## Remove .venv and caches (your data in .goalwright stays)
