@@ -81,6 +81,13 @@ class ChecksEnded:
     task: int
 
 
+@dataclass(frozen=True, slots=True)
+class ReplanEnded:
+    """To do before the commit: a replan has ended; who still needs a dead task of its generation is skipped."""
+
+    task: int
+
+
 @dataclass(slots=True)
 class Bill:
     """A bill to settle with this commit."""
@@ -168,9 +175,10 @@ class Change:
     new_contracts: set[int] = field(default_factory=set)  # goals whose contract is another now
     cancels: list[int] = field(default_factory=list)
     bills: list[Bill] = field(default_factory=list)
+    moved: list[tuple[int, int]] = field(default_factory=list)  # settled: goal and overrun
     results: list[tuple[Any, ...]] = field(default_factory=list)
     artifacts: list[tuple[int, int, int, str, int | None, str]] = field(default_factory=list)
-    followups: list[GoalEnds | ChecksEnded] = field(default_factory=list)
+    followups: list[GoalEnds | ChecksEnded | ReplanEnded] = field(default_factory=list)
     active: dict[int, bool] = field(default_factory=dict)
     reload: set[int] = field(default_factory=set)
     new_rates: dict[str, PoolRate] = field(default_factory=dict)
@@ -246,6 +254,7 @@ class Change:
         self.new_contracts |= part.new_contracts
         self.cancels += part.cancels
         self.bills += part.bills
+        self.moved += part.moved
         self.results += part.results
         self.artifacts += part.artifacts
         self.followups += part.followups
@@ -270,18 +279,18 @@ class Change:
             self.results = []
             await self.execute("record_results", task, epoch, kind, self.now, seconds, *rest)
 
-    async def flush_bills(self) -> list[tuple[int, int]]:
-        """Settle the bills gathered so far. Returns (goal, overrun) of the goals whose money moved."""
+    async def flush_bills(self) -> None:
+        """Settle the bills gathered so far, of two for one dispatch the first; `moved` tells whose money moved."""
         if not self.bills:
-            return []
-        bills, self.bills = {(bill.task, bill.epoch): bill for bill in self.bills}.values(), []
+            return
+        bills, self.bills = {(bill.task, bill.epoch): bill for bill in reversed(self.bills)}.values(), []
         rows = await self.fetch(
             "settle",
             [b.task for b in bills], [b.epoch for b in bills], [b.charged for b in bills],
             [b.overrun for b in bills], [b.model for b in bills], [b.tokens_in for b in bills],
             [b.tokens_cached for b in bills], [b.tokens_out for b in bills], [b.why for b in bills], self.now,
         )  # fmt: skip
-        return [(row["num"], row["overrun"]) for row in rows]
+        self.moved += [(row["num"], row["overrun"]) for row in rows]
 
     async def flush_events(self) -> None:
         """Number this commit's events and put them in the outbox, as they will be published."""

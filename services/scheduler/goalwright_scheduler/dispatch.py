@@ -97,15 +97,15 @@ async def _reserved(change: Change, memory: Memory, task: Ready, held: int) -> b
 async def pause_short_goals(change: Change, memory: Memory) -> None:
     """Goals whose next paid task does not fit and that have nothing in flight: pause and ask."""
     for goal in list(memory.short_goals):
-        busy = await change.db.fetchval(
-            "SELECT count(*) FROM task WHERE goal = $1 AND state = 'dispatched'", goal
+        row = await change.db.fetchrow(
+            """SELECT budget, spent, held, held > 0 OR EXISTS (
+                   SELECT FROM task WHERE goal = num AND state = 'dispatched') AS busy
+               FROM goal WHERE num = $1""",
+            goal,
         )
-        if busy:
+        if row is None or row["busy"]:
             continue
         memory.short_goals.discard(goal)
-        row = await change.db.fetchrow("SELECT budget, spent, held FROM goal WHERE num = $1", goal)
-        if row is None:
-            continue
         change.emit(
             goal, "budget.exhausted", None,
             budget_usd=money.usd(row["budget"]), spent_usd=money.usd(row["spent"]), held_usd=money.usd(row["held"]),

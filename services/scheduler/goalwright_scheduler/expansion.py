@@ -40,7 +40,7 @@ async def insert_root(change: Change, goal: int, spec: TaskSpec, weight: float, 
     state = State.EXPANDED if planned else State.READY
     await _insert(change, [_task_record(change, task, goal, None, 0, 0, spec, state, 0, [], head_start)])
     await _insert_specs(change, [(task, spec)])
-    await change.db.execute("UPDATE goal SET root_task = $2 WHERE num = $1", goal, task)
+    await change.db.execute("UPDATE goal SET root_task = $2, tasks = 1 WHERE num = $1", goal, task)
     return task
 
 
@@ -53,6 +53,7 @@ async def insert_beside(change: Change, parent: TaskRow, spec: TaskSpec) -> int:
     )  # fmt: skip
     await _insert(change, [record])
     await _insert_specs(change, [(task, spec)])
+    await count(change, parent.goal, 1)
     await change.db.execute("UPDATE task SET open_children = open_children + 1 WHERE id = $1", parent.id)
     return task
 
@@ -65,6 +66,7 @@ async def insert_aside(change: Change, goal: int, spec: TaskSpec) -> int:
         change, [_task_record(change, task, goal, None, 0, 0, spec, State.READY, 0, [], head_start)]
     )
     await _insert_specs(change, [(task, spec)])
+    await count(change, goal, 1)
     return task
 
 
@@ -89,6 +91,7 @@ async def insert_generation(
         "expand", parent.id, parent.epoch, str(to), len(specs), [str(state) for state in states]
     )
     if row is None:
+        await count(change, parent.goal, -len(specs))
         return None
     generation: int = row["expansions"]
     await change.db.execute(
@@ -174,14 +177,19 @@ def estimate_usd(change: Change, specs: Sequence[TaskSpec]) -> float:
 
 
 async def limit(change: Change, parent: TaskRow, more: int) -> None:
-    """Refuse what would be nested too deep or make too many tasks. Raises `NotExpandable`."""
+    """Count new tasks; refuse what would be nested too deep or make too many. Raises `NotExpandable`."""
     if parent.depth + 1 > change.settings.max_depth:
         raise NotExpandable("too_deep", f"expansions are nested deeper than {change.settings.max_depth}")
-    if more < 1000 and parent.is_root:
-        return
-    have: int = await change.db.fetchval("SELECT count(*) FROM task WHERE goal = $1", parent.goal)
-    if have + more > change.settings.max_tasks:
+    if more and await count(change, parent.goal, more) > change.settings.max_tasks:
         raise NotExpandable("too_many_tasks", f"a goal may have at most {change.settings.max_tasks} tasks")
+
+
+async def count(change: Change, goal: int, more: int) -> int:
+    """Count tasks of a goal that are inserted. Returns how many it has then."""
+    have: int = await change.db.fetchval(
+        "UPDATE goal SET tasks = tasks + $2 WHERE num = $1 RETURNING tasks", goal, more
+    )
+    return have
 
 
 def may_use(lanes: Sequence[str], lane: str) -> bool:

@@ -23,8 +23,8 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from goalwright_scheduler import checking, control, dispatch, goals, outcomes, sweep
-from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds
+from goalwright_scheduler import checking, control, dispatch, goals, outcomes, sweep, tasks
+from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds, ReplanEnded
 from goalwright_scheduler.core.states import GoalStatus
 from goalwright_scheduler.core.submission import Parsed
 from goalwright_scheduler.intake import bury
@@ -367,7 +367,8 @@ class Loop:
         await dispatch.pause_short_goals(change, self._memory)
 
     async def _settle(self, change: Change) -> None:
-        for goal, overrun in await change.flush_bills():
+        await change.flush_bills()
+        for goal, overrun in change.moved:
             if overrun:
                 change.emit(goal, "budget.exhausted", None, overrun=True)
                 await goals.pause(change, goal, "budget", ask_seconds=self._settings.ask_timeout_seconds)
@@ -444,6 +445,10 @@ async def follow(change: Change) -> None:
                 row = (await change.load([task])).get(task)
                 if row is not None:
                     await checking.verdict(change, row)
+            case ReplanEnded(task):
+                row = (await change.load([task])).get(task)
+                if row is not None and row.parent is not None:
+                    await tasks.skip_orphans(change, row.parent, row.generation)
 
 
 async def refuse_publish(

@@ -28,10 +28,10 @@ from goalwright_shared.messages import (
 )
 
 from goalwright_scheduler import checking, expansion, revision, tasks
-from goalwright_scheduler.change import Change, Flight, TaskRow
+from goalwright_scheduler.change import Change, Flight, GoalEnds, TaskRow
 from goalwright_scheduler.core import money, rate, submission
 from goalwright_scheduler.core.digests import action_digest
-from goalwright_scheduler.core.states import State
+from goalwright_scheduler.core.states import GoalStatus, State
 
 POOL_BLOCKED = "pool_blocked:"
 """How a performer begins the reason of a throttle that concerns its whole pool (bad key, no quota)."""
@@ -106,8 +106,10 @@ def _current(rows: Mapping[int, TaskRow], arrived: Arrived) -> TaskRow | None:
         or row.lane != arrived.lane
     ):
         return None
-    allowed = tasks.IN_FLIGHT if isinstance(outcome, Done) else (State.DISPATCHED,)
-    return row if row.state in allowed else None
+    if row.state is State.RETRY_WAIT:  # late, but good: it saves another try
+        good = isinstance(outcome, Done) and not checking.needed(row) and _objection(row, outcome) is None
+        return row if good else None
+    return row if row.state is State.DISPATCHED else None
 
 
 async def _apply_one(change: Change, arrived: Arrived) -> None:
@@ -146,7 +148,6 @@ async def refuse(change: Change, row: TaskRow, outcome: Outcome, code: str, mess
     """An outcome that cannot be: its bill settles, its task fails with the reason."""
     _settle(change, row, outcome, answered=True)
     await tasks.fail(change, row, TaskError(code=code, message=message, retryable=False))
-    await _after_replan(change, row)
 
 
 def _settle(
@@ -229,7 +230,6 @@ async def _done(change: Change, row: TaskRow, outcome: Done) -> None:
     if error is not None:
         _settle(change, row, outcome, answered=True)
         await tasks.fail(change, row, error)
-        await _after_replan(change, row)
         return
     if checking.needed(row):
         _settle(change, row, outcome, answered=True)
@@ -238,7 +238,9 @@ async def _done(change: Change, row: TaskRow, outcome: Done) -> None:
         return
     _answer(change, row, outcome)
     await tasks.complete(change, [(row.id, row.epoch)], tasks.IN_FLIGHT)
-    await _after_replan(change, row)
+    tasks.replanned(change, row)
+    if row.is_root:
+        change.followups.append(GoalEnds(row.goal, GoalStatus.DONE))
 
 
 # --- expand and revise -----------------------------------------------------------------------------------
@@ -356,13 +358,7 @@ async def _revise(change: Change, row: TaskRow, outcome: Revise) -> None:
     _record(change, row, outcome, summary=outcome.summary)
     tasks.succeeded_event(change, row, outcome.summary, {}, 0, (0, 0))
     await tasks.complete(change, [(row.id, row.epoch)], [State.DISPATCHED])
-    await _after_replan(change, row)
-
-
-async def _after_replan(change: Change, row: TaskRow) -> None:
-    """A replan has ended, with or without a revision: who still needs a dead task is skipped."""
-    if row.parent is not None and row.lane == "plan" and row.key.startswith("replan-"):
-        await tasks.skip_orphans(change, row.parent, row.generation)
+    tasks.replanned(change, row)
 
 
 # --- failed and throttled --------------------------------------------------------------------------------
@@ -380,7 +376,6 @@ async def _failed(change: Change, row: TaskRow, outcome: Failed) -> None:
         await _split(change, row, error)
         return
     await tasks.fail(change, row, error)
-    await _after_replan(change, row)
 
 
 async def _split(change: Change, row: TaskRow, error: TaskError) -> None:

@@ -54,6 +54,7 @@ class Leadership:
         self.memory = Memory()
         self.leads = False
         self._task: asyncio.Task[None] | None = None
+        self._loop: Loop | None = None
         self._stopping = False
 
     async def start(self) -> None:
@@ -63,6 +64,8 @@ class Leadership:
     async def stop(self) -> None:
         """Finish the turn in hand and give the lead back."""
         self._stopping = True
+        if self._loop is not None:
+            self._loop.stop()  # `wait_for` inside nats-py may swallow the cancel
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -103,6 +106,7 @@ class Leadership:
             db=db, client=client, publisher=publisher, memory=self.memory, settings=self._settings, term=term,
             holder=self._holder, mend=mend,
         )  # fmt: skip
+        self._loop = loop
         await self._republish(db, publisher)
         desk = LeaderDesk(loop, client, self._artifacts, self.memory)
         parts = self._intakes(client, desk, loop)

@@ -12,6 +12,11 @@ from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core.states import State
 
 
+def is_replan(lane: str, key: str) -> bool:
+    """Whether a task is one that `open` made."""
+    return lane == "plan" and key.startswith("replan-")
+
+
 async def open(change: Change, target: TaskRow, reason: str, evidence: Sequence[str]) -> int:
     """A plan task beside the target's children, that will answer with `revise`. Raises `Refused`."""
     expanded = await change.db.fetchrow(

@@ -67,6 +67,7 @@ goal = Table(
     Column("overrun", BigInteger, nullable=False, server_default=text("0")),
     Column("root_task", BigInteger),
     Column("revision", Integer, nullable=False, server_default=text("0")),
+    Column("tasks", Integer, nullable=False, server_default=text("0")),
     Column("next_seq", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", _moment, nullable=False),
     Column("deadline", _moment, nullable=False),

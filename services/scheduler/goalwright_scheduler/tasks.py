@@ -11,7 +11,7 @@ from typing import Any
 from goalwright_shared.messages import ArtifactRef, Done, TaskError
 
 from goalwright_scheduler import people, replans
-from goalwright_scheduler.change import Bill, Change, ChecksEnded, Flight, GoalEnds, TaskRow
+from goalwright_scheduler.change import Bill, Change, ChecksEnded, Flight, GoalEnds, ReplanEnded, TaskRow
 from goalwright_scheduler.core import money, retry
 from goalwright_scheduler.core.digests import digest, result_digest
 from goalwright_scheduler.core.ready import Ready
@@ -122,6 +122,8 @@ async def close(change: Change, ids: Sequence[int], state: State, reason: str) -
 
 def closed(change: Change, row: Any, state: State, reason: str) -> None:
     change.landed.append(row["id"])
+    if replans.is_replan(row["lane"], row["key"]):
+        change.followups.append(ReplanEnded(row["id"]))
     if row["was"] == State.DISPATCHED:
         change.cancels.append(row["id"])
         if row["held"]:
@@ -179,6 +181,12 @@ async def die(change: Change, row: TaskRow, error: TaskError) -> None:
         change.followups.append(GoalEnds(row.goal, GoalStatus.FAILED, error.message))
 
 
+def replanned(change: Change, row: TaskRow) -> None:
+    """A task has ended for good: if it was a replan, those whom it has not helped are looked at."""
+    if replans.is_replan(row.lane, row.key):
+        change.followups.append(ReplanEnded(row.id))
+
+
 async def skip_orphans(change: Change, parent: int, generation: int) -> None:
     """Skip open tasks that need a dead one, when no revision has given them another producer."""
     dead = await change.db.fetch(
@@ -226,7 +234,15 @@ async def end_with_children(change: Change, row: TaskRow) -> None:
     change.name_values(row, [(r["name"], r["ref"]) for r in made])
     missing = sorted({output.name for output in row.spec.outputs} - {r["name"] for r in made})
     if missing:
-        await die(change, row, await _lost(change, row, missing))
+        error = await _lost(change, row, missing)
+        change.emit(
+            row.goal, "task.failed", row.id,
+            key=row.key, lane=row.lane, epoch=row.epoch, failures=row.failures + 1, final=True,
+            error=error.model_dump(mode="json", exclude={"logs"}), parent=text(row.parent),
+            result=digest(error.code, error.message),
+        )  # fmt: skip
+        change.record(row, "failed", error=error.model_dump_json())
+        await die(change, row, error)
         return
     change.record(row, "done", summary="done by its children")
     change.emit(

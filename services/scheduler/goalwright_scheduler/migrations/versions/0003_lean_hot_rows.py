@@ -27,6 +27,8 @@ def upgrade() -> None:
     for table, column, _, _ in _KEYS:
         op.drop_constraint(f"{table}_{column}_fkey", table, type_="foreignkey")
     op.execute("ALTER TABLE task SET (fillfactor = 60)")
+    op.add_column("goal", sa.Column("tasks", sa.Integer(), server_default=sa.text("0"), nullable=False))
+    op.execute("UPDATE goal g SET tasks = (SELECT count(*) FROM task t WHERE t.goal = g.num)")
     op.add_column("task_spec", sa.Column("action", sa.Text(), server_default=sa.text("''"), nullable=False))
     op.execute("ALTER TABLE task_spec ALTER COLUMN spec TYPE json USING spec::json")
     op.execute("ALTER TABLE artifact ALTER COLUMN ref TYPE json USING ref::json")
