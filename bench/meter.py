@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-_SAMPLE_SECONDS = 0.5
+_SAMPLE_SECONDS = 1.0
 
 
 @dataclass
@@ -28,77 +29,84 @@ class Reading:
 
 
 class Meter:
-    """`async with Meter({"postgres": [pid], …}) as reading:`; the reading is complete afterwards."""
+    """`async with Meter({"postgres": [pid], …}) as reading:`; the reading is complete afterwards.
+
+    A role is its processes and all their descendants, but our own process stands for itself alone, less what
+    the measuring takes.
+    """
 
     def __init__(self, roles: Mapping[str, Sequence[int]]) -> None:
         self._roles = roles
         self.reading = Reading()
         self._began = 0.0
         self._before: dict[str, float] = {}
+        self._own_seconds = 0.0
         self._sampler: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Reading:
-        for pids in self._roles.values():
-            for process in _trees(pids):
-                _reset_peak(process.pid)
+        for pids in self._trees().values():
+            for pid in pids:
+                _reset_peak(pid)
         self._sampler = asyncio.create_task(self._sample())
-        self._before = {role: cpu_seconds(pids) for role, pids in self._roles.items()}
+        self._before = self._cpu_seconds()
         self._began = time.perf_counter()
         return self.reading
 
     async def __aexit__(self, *_: object) -> None:
         reading = self.reading
         reading.seconds = time.perf_counter() - self._began
+        after = self._cpu_seconds()
         assert self._sampler is not None
         self._sampler.cancel()
-        for role, pids in self._roles.items():
-            reading.cpu_seconds[role] = cpu_seconds(pids) - self._before[role]
-            reading.peak_mib[role] = sum(_peak_mib(process.pid) for process in _trees(pids))
-        reading.peak_total_mib = max(reading.peak_total_mib, self._total())
+        for role, pids in self._trees().items():
+            reading.cpu_seconds[role] = after[role] - self._before[role]
+            if os.getpid() in pids:
+                reading.cpu_seconds[role] -= self._own_seconds
+            reading.peak_mib[role] = sum(_peak_mib(pid) for pid in pids)
+        self._note_total()
 
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(_SAMPLE_SECONDS)
-            total = await asyncio.to_thread(self._total)
-            self.reading.peak_total_mib = max(self.reading.peak_total_mib, total)
+            await asyncio.to_thread(self._note_total)
 
-    def _total(self) -> float:
-        return sum(pss_mib(pids) for pids in self._roles.values())
+    def _note_total(self) -> None:
+        began = time.thread_time()
+        total = sum(_pss_mib(pid) for pids in self._trees().values() for pid in pids)
+        self.reading.peak_total_mib = max(self.reading.peak_total_mib, total)
+        self._own_seconds += time.thread_time() - began
 
+    def _cpu_seconds(self) -> dict[str, float]:
+        return {role: sum(map(_cpu_seconds, pids)) for role, pids in self._trees().items()}
 
-def cpu_seconds(pids: Sequence[int]) -> float:
-    """CPU time of processes and all their descendants, those that ended and were reaped included."""
-    total = 0.0
-    for process in _trees(pids):
-        with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system
-            if process.pid != os.getpid():
-                total += times.children_user + times.children_system
-    return total
-
-
-def pss_mib(pids: Sequence[int]) -> float:
-    """Memory of processes and their descendants now; shared pages count once."""
-    total = 0.0
-    for process in _trees(pids):
-        with contextlib.suppress(psutil.Error, OSError):
-            for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) / 1024
-    return total
+    def _trees(self) -> dict[str, list[int]]:
+        """Every process of each role now."""
+        children: defaultdict[int, list[int]] = defaultdict(list)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                children[process.ppid()].append(process.pid)
+        children[os.getpid()].clear()
+        found = {}
+        for role, roots in self._roles.items():
+            pids = list(roots)
+            for pid in pids:  # grows while it is walked
+                pids += children[pid]
+            found[role] = pids
+        return found
 
 
-def _trees(pids: Sequence[int]) -> list[psutil.Process]:
-    """The processes and their descendants; our own process stands for itself alone."""
-    found = []
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            root = psutil.Process(pid)
-            found.append(root)
-            if pid != os.getpid():
-                found += root.children(recursive=True)
-    return found
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of a process and of its children that ended and were reaped (of our own: without them)."""
+    with contextlib.suppress(psutil.Error):
+        times = psutil.Process(pid).cpu_times()
+        reaped = 0.0 if pid == os.getpid() else times.children_user + times.children_system
+        return float(times.user + times.system + reaped)
+    return 0.0
+
+
+def _pss_mib(pid: int) -> float:
+    """Memory of a process now; pages that several share count for a part in each."""
+    return _kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") / 1024
 
 
 def _reset_peak(pid: int) -> None:
@@ -107,8 +115,13 @@ def _reset_peak(pid: int) -> None:
 
 
 def _peak_mib(pid: int) -> float:
+    return _kib(Path(f"/proc/{pid}/status"), "VmHWM:") / 1024
+
+
+def _kib(path: Path, name: str) -> int:
+    """A line `<name> <number> kB`; 0 when the process has gone."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
+        for line in path.read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1])
+    return 0

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import asyncpg
+from goalwright_scheduler.lanes import store_lanes
+from goalwright_shared import topology
+from goalwright_shared.messages import Lane
 from support.system import System, artifact, echo, wait_for
 
 HOLD = 0.005
@@ -182,3 +186,161 @@ async def test_artifact_of_another_goal_is_an_input_by_from_goal(system: System)
     assert given["size"] == 3
     second = await system.submit(id="second", from_goal="first", plan={"tasks": [use]})
     assert (await system.finished(second))["deliverables"]["out"]["inline"] == "use(made=a())"
+
+
+WRITER = Lane(
+    name="agent.writer", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=5,
+    input_usd_per_mtok=1.0, output_usd_per_mtok=4.0, may=["done", "expand", "failed", "throttled"],
+)  # fmt: skip
+
+
+TURNING_ASK = WRITER.model_copy(update={"name": "agent.ask"})
+SHORT_ASK = WRITER.model_copy(update={"name": "agent.ask", "lease_seconds": 1})
+
+
+async def add_lane(system: System, lane: Lane) -> None:
+    """One more lane, before the scheduler starts."""
+    await store_lanes(system.dsn, [lane], [])
+    js = (await system.service()).jetstream()
+    await topology.apply_consumer(js, "WORK", topology.lane_consumer(lane.name))
+
+
+async def paused(system: System, goal: str) -> Any:
+    """The goal, once it is paused."""
+
+    async def asked() -> Any:
+        answer = await system.goal(goal)
+        return answer if answer["status"] == "paused" else None
+
+    return await wait_for(asked)
+
+
+async def test_prompt_with_its_own_cap_holds_less_until_it_asks_for_more(system: System) -> None:
+    await store_lanes(system.dsn, [TURNING_ASK], [])
+    await system.start_scheduler()
+    holds: list[float] = []
+
+    def answer(work: Any) -> dict[str, Any]:
+        holds.append(work["llm"]["hold_usd"])
+        if work["turn"] == 0:
+            return {"kind": "expand", "tasks": [], "continuation": "cut: once more with a larger cap"}
+        return {**paid(10, 10)(work)}
+
+    system.perform("agent.ask", answer, client="service")
+    small = ask("small")
+    small["prompt"]["max_output_tokens"] = 100
+    goal = await system.submit(plan={"tasks": [small]})
+    assert (await system.finished(goal))["status"] == "done"
+    assert holds == [0.0014, HOLD]
+
+
+async def test_lease_that_ran_out_after_the_call_began_is_charged_in_full(system: System) -> None:
+    await store_lanes(system.dsn, [SHORT_ASK], [])
+    await system.start_scheduler()
+    told: list[int] = []
+
+    async def answer(work: Any) -> dict[str, Any] | None:
+        told.append(work["epoch"])
+        if work["epoch"] > 1:
+            return {**paid(10, 10)(work)}
+        alive = {"worker": "w", "slots": 1, "tasks": [[work["task_id"], work["epoch"]]]}
+        await (await system.service()).publish("alive.agent.ask", json.dumps(alive).encode())
+        return None
+
+    system.perform("agent.ask", answer, client="service")
+    goal = await system.submit(plan={"tasks": [ask("a")]})
+    assert (await system.finished(goal, 40))["status"] == "done"
+    entries = (await system.request("query.ledger", {"goal_id": goal}))["entries"]
+    assert [(entry["why"], entry["usd"]) for entry in entries] == [("expired", HOLD), ("done", 0.00005)]
+    assert (await system.task(goal, "a"))["failures"] == 1
+
+
+async def test_goal_without_money_ends_with_a_summary_from_the_tenth_that_was_kept(system: System) -> None:
+    await add_lane(system, WRITER)
+    await system.start_scheduler(ask_timeout_seconds=0.2)
+    seen: list[Any] = []
+
+    def write(work: Any) -> dict[str, Any]:
+        seen.append(work)
+        return {**echo(work), **paid(1000, 1000)(work)}
+
+    system.perform("agent.ask", paid(1000, 1000), client="service")
+    system.perform("agent.writer", write, client="service")
+    goal = await system.submit(budget_usd=10 * HOLD, plan={"tasks": [ask(f"t{n:02}") for n in range(12)]})
+    ended = await system.finished(goal)
+    assert ended["status"] == "partial"
+    assert ended["spent_usd"] == 10 * HOLD
+    assert len(ended["deliverables"]) == 9
+    (work,) = seen
+    assert len(work["inputs"]) == 9
+    assert "budget exhausted" in work["spec"]["instruction"]
+    assert ended["summary"].startswith("closing-summary(")
+    (told,) = [e["data"] for e in await system.events(goal) if e["kind"] == "goal.finished"]
+    assert (told["summary"], told["status"]) == (ended["summary"], "partial")
+
+
+async def test_goal_ends_with_a_plain_listing_when_its_writer_fails(system: System) -> None:
+    await add_lane(system, WRITER)
+    await system.start_scheduler(ask_timeout_seconds=0.2)
+    no = {"kind": "failed", "error": {"code": "no", "message": "cannot"}}
+    system.perform("agent.ask", paid(1000, 1000), client="service")
+    system.perform("agent.writer", lambda work: no, client="service")
+    goal = await system.submit(budget_usd=10 * HOLD, plan={"tasks": [ask(f"t{n:02}") for n in range(12)]})
+    ended = await system.finished(goal)
+    assert ended["status"] == "partial"
+    assert "Delivered: o-t" in ended["summary"]
+    assert "Missing: o-t" in ended["summary"]
+    assert "9 succeeded" in ended["summary"]
+
+
+async def test_owner_without_money_pauses_with_all_goals_and_goes_on_with_more(system: System) -> None:
+    await system.start_scheduler()
+    system.perform("agent.ask", paid(1000, 1000), client="service")
+    limit = {"owner": "acme", "budget_usd": 3 * HOLD, "per": "total"}
+    assert (await system.request("control.budget", limit))["spent_usd"] == 0
+    plan = {"plan": {"tasks": [ask(f"t{n}") for n in range(3)]}, "budget_usd": 1}
+    goals = [(await system.request("goals.request.acme", plan))["goal_id"] for _ in range(2)]
+    other = await system.submit(**plan)
+    assert (await system.finished(other))["status"] == "done"
+
+    async def spent_all() -> Any:
+        answers = [await system.request("query.goal.acme", {"goal_id": goal}) for goal in goals]
+        return answers if {"paused"} >= {a["status"] for a in answers} - {"done"} else None
+
+    answers = await wait_for(spent_all)
+    assert round(sum(a["spent_usd"] for a in answers), 6) == 3 * HOLD
+    waiting = next(a for a in answers if a["status"] == "paused")
+    tasks = (await system.request("query.graph.acme", {"goal_id": waiting["goal_id"]}))["tasks"]
+    ready = next(task for task in tasks if task["state"] == "ready")
+    why = await system.request("query.why.acme", {"goal_id": waiting["goal_id"], "task_id": ready["task_id"]})
+    assert why["reason"] == "goal_paused", why
+    more = await system.request("control.budget", {**limit, "budget_usd": 1})
+    assert (more["spent_usd"], more["resumed"]) == (
+        3 * HOLD,
+        len([a for a in answers if a["status"] == "paused"]),
+    )
+
+    async def done() -> bool:
+        answers = [await system.request("query.goal.acme", {"goal_id": goal}) for goal in goals]
+        return {a["status"] for a in answers} == {"done"}
+
+    await wait_for(done)
+    refused = await system.request("control.budget.acme", {**limit, "budget_usd": 9})
+    assert refused["error"]["code"] == "not_allowed"
+
+
+async def test_daily_account_begins_anew_with_the_day(system: System) -> None:
+    await system.start_scheduler()
+    system.perform("agent.ask", paid(1000, 1000), client="service")
+    limit = {"owner": "public", "budget_usd": 2 * HOLD, "per": "day"}
+    await system.request("control.budget", limit)
+    goal = await system.submit(plan={"tasks": [ask(f"t{n}") for n in range(4)]})
+    assert (await paused(system, goal))["spent_usd"] == 2 * HOLD
+    db = await asyncpg.connect(system.dsn)
+    await db.execute("UPDATE account SET since = since - interval '1 day'")
+    await system.request("control.resume", {"goal_id": goal})
+    assert (await system.finished(goal))["status"] == "done"
+    account = await db.fetchrow("SELECT spent, held, since > now() - interval '1 day' AS today FROM account")
+    await db.close()
+    assert account is not None
+    assert (account["spent"], account["held"], account["today"]) == (round(2 * HOLD * 1e6), 0, True)

@@ -123,6 +123,7 @@ CASES = [
     Case("descendants", (MANY[:1],), 2, "before a join"),
     Case("settle", (RUNNING, [1] * 200, *each(200, 5, 0, "m", 1, 0, 1, "done"), NOW), 200),
     Case("reserve", (LAYERS, 5)),
+    Case("own_cap", (RUNNING[0],)),
     Case(
         "record_results",
         (
@@ -313,7 +314,7 @@ def read(node: dict[str, Any]) -> int:
     if node.get("Relation Name") in BIG and node["Node Type"].endswith("Scan"):
         removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
         compared += node["Actual Rows"] + removed
-    return round(compared * node["Actual Loops"])
+    return int(compared * node["Actual Loops"])
 
 
 def told(plan: dict[str, Any]) -> str:

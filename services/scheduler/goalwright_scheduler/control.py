@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from goalwright_shared import subjects
 from goalwright_shared.errors import Refused
 from goalwright_shared.messages import (
     AddTask,
@@ -17,7 +18,7 @@ from goalwright_shared.messages import (
 )
 from pydantic import ValidationError
 
-from goalwright_scheduler import expansion, goals, outcomes, replans, revision, tasks
+from goalwright_scheduler import accounts, expansion, goals, outcomes, pools, replans, revision, tasks
 from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import money
 from goalwright_scheduler.core.states import FINAL, GOAL_FINAL, GoalStatus, State
@@ -77,6 +78,10 @@ async def _pause(change: Change, owner: str, body: dict[str, Any]) -> Answer:
 
 
 async def _resume(change: Change, owner: str, body: dict[str, Any]) -> Answer:
+    """A goal, or (by the operator) a pool whose key was mended."""
+    if body.get("pool") is not None:
+        _operator(owner, "pool")
+        return {"ok": True, "changed": await pools.let_go(change, _text(body, "pool"))}
     goal = await _goal(change, owner, body)
     return {"ok": True, "changed": await goals.resume(change, goal["num"])}
 
@@ -89,6 +94,10 @@ async def _cancel(change: Change, owner: str, body: dict[str, Any]) -> Answer:
 
 
 async def _budget(change: Change, owner: str, body: dict[str, Any]) -> Answer:
+    """A goal's budget, or (by the operator) an owner's over all goals; null lifts the latter."""
+    if body.get("owner") is not None:
+        _operator(owner, "owner")
+        return await _owners_budget(change, body)
     goal = await _goal(change, owner, body)
     wanted = money.micro(_number(body, "budget_usd") or 0)
     floor = goal["spent"] + goal["held"]
@@ -96,11 +105,28 @@ async def _budget(change: Change, owner: str, body: dict[str, Any]) -> Answer:
         raise Refused(
             "below_spent", f"{money.usd(floor):.6f} USD are spent or held already", field="budget_usd"
         )
-    await change.db.execute("UPDATE goal SET budget = $2 WHERE num = $1", goal["num"], wanted)
+    fenced = 0 if goal["closing"] is not None else money.fence(wanted, change.lanes)
+    await change.db.execute(
+        "UPDATE goal SET budget = $2, fenced = $3 WHERE num = $1", goal["num"], wanted, fenced
+    )
     change.reload.add(goal["num"])
     if goal["status"] == GoalStatus.PAUSED and goal["reason"] == "budget":
         await goals.resume(change, goal["num"])
     return {"ok": True, "budget_usd": money.usd(wanted)}
+
+
+async def _owners_budget(change: Change, body: dict[str, Any]) -> Answer:
+    owner, per = _text(body, "owner"), body.get("per", "total")
+    if per not in ("day", "total"):
+        raise Refused("bad_field", "per is day or total", field="per")
+    wanted = _number(body, "budget_usd", required=body.get("budget_usd", "") is not None)
+    resumed = await accounts.allow(change, owner, None if wanted is None else money.micro(wanted), per)
+    return {"ok": True, "resumed": resumed, **await accounts.told(change, owner)}
+
+
+def _operator(owner: str, field: str) -> None:
+    if owner != subjects.DEFAULT_OWNER:
+        raise Refused("not_allowed", f"owner {owner} may not set {field}: only the operator may", field=field)
 
 
 async def _feedback(change: Change, owner: str, body: dict[str, Any]) -> Answer:

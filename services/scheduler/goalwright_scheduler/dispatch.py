@@ -12,7 +12,7 @@ import orjson
 from goalwright_shared.graph import canonical_hash
 from goalwright_shared.messages import SCHEMA_VERSION, Lane, LlmGrant, TaskSpec
 
-from goalwright_scheduler import goals
+from goalwright_scheduler import accounts, goals
 from goalwright_scheduler.change import Change, Flight, Sent
 from goalwright_scheduler.core import money, rate
 from goalwright_scheduler.core.ready import Ready
@@ -34,7 +34,7 @@ async def dispatch(change: Change, memory: Memory) -> None:
     chosen: list[tuple[Ready, int]] = []
     for pool, lanes in memory.pools().items():
         for task in _candidates(change, memory, pool, lanes, MOST - len(chosen)):
-            held = money.hold(memory.lanes[task.lane])
+            held = await accounts.hold(change, memory.lanes[task.lane], task.id)
             if not held or await _reserved(change, memory, task, held):
                 chosen.append((task, held))
     if not chosen:

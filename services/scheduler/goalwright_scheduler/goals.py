@@ -14,7 +14,7 @@ from goalwright_shared.messages import ArtifactRef, ArtifactType, GoalInput, Goa
 
 from goalwright_scheduler import expansion, tasks
 from goalwright_scheduler.change import Change
-from goalwright_scheduler.core import money, submission
+from goalwright_scheduler.core import listing, money, submission
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import GOAL_FINAL, GoalStatus, State
 
@@ -59,9 +59,10 @@ async def accept(
     deadline = change.now + timedelta(seconds=seconds)
     status = GoalStatus.PLANNING if plan.compiled is None else GoalStatus.RUNNING
     goal: int = await change.db.fetchval(
-        """INSERT INTO goal (owner, goal_id, status, value, budget, created_at, deadline)
-           VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING num""",
-        owner, goal_id, str(status), wanted.value, budget, change.now, deadline,
+        """INSERT INTO goal (owner, goal_id, status, value, budget, fenced, created_at, deadline)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING num""",
+        owner, goal_id, str(status), wanted.value, budget, money.fence(budget, change.lanes),
+        change.now, deadline,
     )  # fmt: skip
     await change.db.execute(
         "INSERT INTO goal_spec (goal, text, labels, contract) VALUES ($1, $2, $3, $4)",
@@ -173,30 +174,46 @@ async def finish(change: Change, goal: int, status: GoalStatus, reason: str | No
         return False
     assert status in GOAL_FINAL
     change.active[goal] = False
-    open_tasks = [r["id"] for r in await change.db.fetch(_OPEN_TASKS, goal)]
-    await _end_all(change, open_tasks, f"the goal ended: {status}")
+    await end_open_tasks(change, goal, f"the goal ended: {status}")
     await change.flush_results()
     await change.flush_bills()
     delivered, missing = await deliverables(change, goal, row["root_task"])
     spent: int = await change.db.fetchval("SELECT spent + overrun FROM goal WHERE num = $1", goal)
-    await change.db.execute("UPDATE goal_spec SET missing = $2 WHERE goal = $1", goal, missing)
+    told = await _summary(change, goal, status, delivered, missing)
+    await change.db.execute(
+        "UPDATE goal_spec SET missing = $2, summary = $3 WHERE goal = $1", goal, missing, told
+    )
     change.emit(
         goal, "goal.finished", None,
-        status=str(status), reason=reason, spent_usd=money.usd(spent), missing=missing,
+        status=str(status), reason=reason, spent_usd=money.usd(spent), missing=missing, summary=told,
         deliverables={name: ref.model_dump(mode="json") for name, ref in delivered.items()},
     )  # fmt: skip
     return True
 
 
-_OPEN_TASKS = """SELECT id FROM task
-WHERE goal = $1 AND state NOT IN ('succeeded', 'dead', 'cancelled', 'skipped') ORDER BY id"""
+async def _summary(
+    change: Change, goal: int, status: str, delivered: Mapping[str, ArtifactRef], missing: Sequence[str]
+) -> str:
+    """What a goal ended with, in words: its writer's, else a listing."""
+    ref = await change.db.fetchval(
+        "SELECT ref FROM artifact WHERE goal = $1 AND scope = 0 AND generation = 0 AND name = $2",
+        goal, listing.SUMMARY,
+    )  # fmt: skip
+    written = ArtifactRef.model_validate_json(ref).inline if ref else None
+    if written:
+        return written
+    rows = await change.db.fetch("SELECT state, count(*) AS n FROM task WHERE goal = $1 GROUP BY state", goal)
+    return listing.summary(status, delivered, missing, {row["state"]: row["n"] for row in rows})
 
 
-async def _end_all(change: Change, open_tasks: Sequence[int], reason: str) -> None:
+async def end_open_tasks(change: Change, goal: int, reason: str) -> None:
     """Cancel everything open in one statement: parents and children end together, nothing cascades."""
-    if not open_tasks:
-        return
-    for row in await change.fetch("close", list(open_tasks), str(State.CANCELLED)):
+    rows = await change.db.fetch(
+        """SELECT id FROM task
+           WHERE goal = $1 AND state NOT IN ('succeeded', 'dead', 'cancelled', 'skipped') ORDER BY id""",
+        goal,
+    )
+    for row in await change.fetch("close", [row["id"] for row in rows], str(State.CANCELLED)):
         if row["what"] == "ended":
             tasks.closed(change, row, State.CANCELLED, reason)
 

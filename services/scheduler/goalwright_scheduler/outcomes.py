@@ -27,7 +27,7 @@ from goalwright_shared.messages import (
     Throttled,
 )
 
-from goalwright_scheduler import checking, expansion, revision, tasks
+from goalwright_scheduler import checking, expansion, pools, revision, tasks
 from goalwright_scheduler.change import Change, Flight, GoalEnds, TaskRow
 from goalwright_scheduler.core import money, rate, submission
 from goalwright_scheduler.core.digests import action_digest
@@ -155,6 +155,7 @@ def _settle(
 ) -> int:
     """Settle a dispatch's bill with what its outcome says was used. Returns the cost in micro-dollars."""
     lane = change.lanes.get(row.lane)
+    pools.heard(change, lane, outcome)
     if lane is None or lane.pool is None:
         return 0
     bill = money.settle(row.hold, lane, outcome.usage, answered=answered, code=code)
@@ -394,6 +395,7 @@ async def _split(change: Change, row: TaskRow, error: TaskError) -> None:
 
 async def _throttled(change: Change, row: TaskRow, outcome: Throttled) -> None:
     lane = change.lanes.get(row.lane)
+    pools.heard(change, lane, outcome)
     change.settle(row, money.Bill(0, 0), "throttled")
     seconds = outcome.retry_after_seconds
     reason = outcome.reason

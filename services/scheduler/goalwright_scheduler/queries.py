@@ -49,7 +49,7 @@ class Queries:
         if not isinstance(wanted, str):
             raise Refused("bad_field", "goal_id must be a text", field="goal_id")
         row = await self._pool.fetchrow(
-            """SELECT g.*, s.text, s.labels, s.contract, s.pruned, s.missing FROM goal g
+            """SELECT g.*, s.text, s.labels, s.contract, s.pruned, s.missing, s.summary FROM goal g
                JOIN goal_spec s ON s.goal = g.num WHERE g.owner = $1 AND g.goal_id = $2""",
             owner, wanted,
         )  # fmt: skip
@@ -83,7 +83,7 @@ class Queries:
             "goal_id": row["goal_id"], "owner": row["owner"], "status": row["status"], "reason": row["reason"],
             "text": row["text"], **_money(row), "counts": {r["state"]: r["n"] for r in counts},
             "deliverables": {r["name"]: json.loads(r["ref"]) for r in made},
-            "missing": row["missing"] or [], "labels": json.loads(row["labels"]),
+            "missing": row["missing"] or [], "summary": row["summary"], "labels": json.loads(row["labels"]),
             "contract": json.loads(row["contract"]) if row["contract"] else None, "revision": row["revision"],
             "value": row["value"], "root_task_id": str(row["root_task"]),
             "created_at": row["created_at"].isoformat(), "deadline": row["deadline"].isoformat(),

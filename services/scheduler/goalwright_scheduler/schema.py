@@ -6,7 +6,8 @@ A map in prose. A `goal` is a budget, a deadline and a root task; what is wide a
 `children` of a task are its dependants among its siblings; `parent` and `generation` say which `expansion`
 it belongs to. `artifact` gives names to values inside a scope: scope 0 is the goal's own (its inputs and
 deliverables), any other scope is the id of the parent whose children see the name; generation 0 of a scope
-holds what the parent brought. `ledger` has a row per paid dispatch. `outbox` holds events between commit and
+holds what the parent brought. `ledger` has a row per paid dispatch; `account` limits an owner over all goals, and
+follows their money by a trigger. `outbox` holds events between commit and
 publication. All money is in micro-dollars.
 
 What is written per task has no foreign keys: each would lock a row of the goal or task for every row written
@@ -65,6 +66,8 @@ goal = Table(
     Column("spent", BigInteger, nullable=False, server_default=text("0")),
     Column("held", BigInteger, nullable=False, server_default=text("0")),
     Column("overrun", BigInteger, nullable=False, server_default=text("0")),
+    Column("fenced", BigInteger, nullable=False, server_default=text("0")),  # kept for the closing summary
+    Column("closing", BigInteger),  # the task that writes it
     Column("root_task", BigInteger),
     Column("revision", Integer, nullable=False, server_default=text("0")),
     Column("tasks", Integer, nullable=False, server_default=text("0")),
@@ -89,6 +92,7 @@ goal_spec = Table(
     Column("contract", JSONB),
     Column("pruned", JSONB, nullable=False, server_default=text("'[]'")),
     Column("missing", ARRAY(Text)),
+    Column("summary", Text),
 )
 
 task = Table(
@@ -263,6 +267,18 @@ prompt_variant = Table(
     Column("accepted", BigInteger, nullable=False, server_default=text("0")),
     Column("rejected", BigInteger, nullable=False, server_default=text("0")),
     Column("spent", BigInteger, nullable=False, server_default=text("0")),
+)
+
+account = Table(
+    "account",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("budget", BigInteger, nullable=False),
+    Column("per", Text, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("since", _moment, nullable=False),  # begin of the day that `spent` is of
+    CheckConstraint("per IN ('day', 'total')", name="account_per"),
 )
 
 leader = Table(

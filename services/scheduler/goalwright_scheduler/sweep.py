@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from goalwright_shared.messages import TaskError
 
-from goalwright_scheduler import control, goals, tasks
+from goalwright_scheduler import closing, control, goals, tasks
 from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import money
 from goalwright_scheduler.core.ready import Ready
@@ -55,13 +55,19 @@ async def sweep(change: Change, leases: Leases, due: Sequence[int]) -> None:
         elif leases.expire:
             await _expired(change, task, leases.lost_before)
     ended = await change.db.fetch(
-        """SELECT num, reason, deadline <= $1 AS late FROM goal
+        """SELECT num, reason, closing, deadline <= $1 AS late FROM goal
            WHERE finished_at IS NULL AND (deadline <= $1 OR ask_until <= $1) LIMIT 100""",
         change.now,
     )
     for goal in ended:
-        why = "deadline passed" if goal["late"] else f"{_PAUSED[goal['reason']]}, and nobody answered in time"
-        await goals.finish(change, goal["num"], GoalStatus.PARTIAL, why)
+        if goal["late"] or goal["closing"] is not None:
+            why = "deadline passed" if goal["late"] else goal["reason"]
+            await goals.finish(change, goal["num"], GoalStatus.PARTIAL, why)
+        else:
+            await closing.conclude(
+                change, goal["num"], f"{_PAUSED[goal['reason']]}, and nobody answered in time"
+            )
+    await closing.finish_closed(change)
 
 
 async def _unanswered(change: Change, row: TaskRow) -> None:

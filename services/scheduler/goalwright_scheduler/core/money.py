@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from goalwright_shared.messages import Lane, Usage
@@ -20,9 +21,22 @@ def usd(amount: int) -> float:
     return amount / MICRO
 
 
-def hold(lane: Lane) -> int:
-    """What one call on this lane may cost at most: both caps at the lane's prices, rounded up."""
-    return _price(lane, lane.max_input_tokens, lane.max_output_tokens)
+def hold(lane: Lane, output_cap: int | None = None) -> int:
+    """What one call on this lane may cost at most: both caps at the lane's prices, rounded up; `output_cap` is
+    the task's own."""
+    return _price(
+        lane, lane.max_input_tokens, min(output_cap or lane.max_output_tokens, lane.max_output_tokens)
+    )
+
+
+WRITER = "agent.writer"
+"""The lane that sums up what a goal has when its budget is used up."""
+
+
+def fence(budget: int, lanes: Mapping[str, Lane]) -> int:
+    """What is kept of a budget so that the goal can end with a summary: a tenth, if that pays for a writer."""
+    tenth, writer = budget // 10, lanes.get(WRITER)
+    return tenth if writer is not None and 0 < hold(writer) <= tenth else 0
 
 
 def cost(lane: Lane, usage: Usage) -> int:

@@ -1,0 +1,63 @@
+"""What is set aside for a call, and what an owner may spend over all goals, in total or a day.
+
+A trigger moves an owner's account with the money of the owner's goals.
+"""
+
+from __future__ import annotations
+
+from goalwright_shared.messages import Lane
+
+from goalwright_scheduler import goals
+from goalwright_scheduler.change import Change
+from goalwright_scheduler.core import money
+from goalwright_scheduler.sql import SQL
+
+ASK = "agent.ask"
+"""The lane whose tasks bring their own prompt."""
+
+
+async def hold(change: Change, lane: Lane, task: int) -> int:
+    """What dispatching a task sets aside: the price of its lane's caps, or of the smaller one of its own prompt."""
+    most = money.hold(lane)
+    if not most or lane.name != ASK:
+        return most
+    return money.hold(lane, await change.db.fetchval(SQL["own_cap"], task))
+
+
+async def allow(change: Change, owner: str, budget: int | None, per: str) -> int:
+    """Set (or with None lift) an owner's budget in micro-dollars. Returns how many goals go on that had paused.
+
+    A budget below what is spent is taken: nothing more is dispatched, what runs is paid.
+    """
+    if budget is None:
+        await change.db.execute("DELETE FROM account WHERE owner = $1", owner)
+    else:
+        await change.db.execute(
+            """INSERT INTO account (owner, budget, per, spent, held, since)
+               SELECT $1, $2, $3, CASE $3 WHEN 'total' THEN ever.spent ELSE (
+                   SELECT coalesce(sum(l.charged + l.overrun), 0) FROM ledger l JOIN goal g ON g.num = l.goal
+                   WHERE g.owner = $1 AND l.settled_at >= date_trunc('day', $4::timestamptz, 'UTC')) END,
+                   ever.held, date_trunc('day', $4::timestamptz, 'UTC')
+               FROM (SELECT coalesce(sum(spent + overrun), 0) AS spent, coalesce(sum(held), 0) AS held
+                     FROM goal WHERE owner = $1) AS ever
+               ON CONFLICT (owner) DO UPDATE SET budget = excluded.budget, per = excluded.per,
+                   spent = excluded.spent, held = excluded.held, since = excluded.since""",
+            owner, budget, per, change.now,
+        )  # fmt: skip
+    paused = await change.db.fetch(
+        "SELECT num FROM goal WHERE owner = $1 AND status = 'paused' AND reason = 'budget'", owner
+    )
+    for row in paused:
+        await goals.resume(change, row["num"])
+    return len(paused)
+
+
+async def told(change: Change, owner: str) -> dict[str, object]:
+    """An owner's account as answers tell it."""
+    row = await change.db.fetchrow("SELECT * FROM account WHERE owner = $1", owner)
+    if row is None:
+        return {"owner": owner, "budget_usd": None}
+    return {
+        "owner": owner, "budget_usd": money.usd(row["budget"]), "per": row["per"],
+        "spent_usd": money.usd(row["spent"]), "held_usd": money.usd(row["held"]),
+    }  # fmt: skip
