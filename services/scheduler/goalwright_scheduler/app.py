@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import asyncpg
 import structlog
@@ -115,8 +116,16 @@ def build(settings: SchedulerSettings, stopper: Stopper) -> list[Part]:
     return [connection, database, health, Handlers(connection), leadership]
 
 
+def spare_collector() -> None:
+    """A plan is a hundred thousand objects without cycles: at its defaults the collector looks at all of them time
+    and again, which was half of the time that parsing took."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 async def serve(settings: SchedulerSettings | None = None) -> int:
     """Run the scheduler until a signal. Returns the exit code."""
+    spare_collector()
     settings = settings or SchedulerSettings()
     configure_logging("scheduler", level=settings.log_level, format=settings.log_format)
     remember_secrets([settings.postgres_dsn, settings.nats_url])
