@@ -219,17 +219,13 @@ async def _dead_branch(change: Change, row: TaskRow) -> list[TaskSpec]:
         row.parent, row.generation,
     )  # fmt: skip
     skipped = list((await change.load([r["id"] for r in siblings])).values())
-    specs = [row.spec]
-    made = {output.name for output in row.spec.outputs}
-    keys = {row.key}
-    for (
-        sibling
-    ) in skipped:  # ids follow the order of insertion, not always of the graph: until nothing is found
-        if made & set(sibling.spec.inputs) or keys & set(sibling.spec.after):
-            specs.append(sibling.spec)
-            made |= {output.name for output in sibling.spec.outputs}
-            keys.add(sibling.key)
-    return specs
+    branch, looked_at = [row], 0
+    while looked_at < len(branch):  # each may bring more, in whatever order they were inserted
+        made, key = {output.name for output in branch[looked_at].spec.outputs}, branch[looked_at].key
+        lost = [task for task in skipped if made & set(task.spec.inputs) or key in task.spec.after]
+        branch += [task for task in lost if task not in branch]
+        looked_at += 1
+    return [task.spec for task in branch]
 
 
 def _clone(spec: TaskSpec, number: int) -> TaskSpec:
