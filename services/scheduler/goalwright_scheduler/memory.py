@@ -40,7 +40,7 @@ class Memory:
     async def load(self, db: Db) -> None:
         """Everything from Postgres, anew."""
         self.lanes = await load_lanes(db)
-        self.rates = {row["pool"]: _pool_rate(row) for row in await db.fetch("SELECT * FROM rate")}
+        self.rates = {row["pool"]: pool_rate(row) for row in await db.fetch("SELECT * FROM rate")}
         self.ready = ReadyTasks()
         for kept in (self.idle_goals, self.short_goals, self.flights, self.lines, self.contracts):
             kept.clear()
@@ -114,7 +114,9 @@ async def load_lanes(db: Db) -> dict[str, Lane]:
     return {lane.name: lane for lane in lanes}
 
 
-def _pool_rate(row: Any) -> PoolRate:
+def pool_rate(row: Any) -> PoolRate:
+    """A row of the rate table."""
+
     def seconds(column: str) -> float:
         value = row[column]
         return value.timestamp() if isinstance(value, datetime) else 0.0

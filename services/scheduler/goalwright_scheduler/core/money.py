@@ -29,6 +29,9 @@ def hold(lane: Lane, output_cap: int | None = None) -> int:
     )
 
 
+ASK = "agent.ask"
+"""The lane whose tasks bring their own prompt, perhaps with an output cap of its own."""
+
 WRITER = "agent.writer"
 """The lane that sums up what a goal has when its budget is used up."""
 
