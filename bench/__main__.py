@@ -59,7 +59,7 @@ def pairs(given: argparse.Namespace) -> Iterator[tuple[Workload, str]]:
     """The workloads asked for, each with the performers asked for or those that suit it."""
     for workload in [found for name in given.workloads for found in find(name)]:
         for variant in workload.variants if given.performer is None else (given.performer,):
-            if variant == "batch" and workload.in_flight:
+            if variant == "batch" not in workload.variants:
                 raise KeyError(f"{workload.name} needs a slot for each call: --performer single")
             yield workload, variant
 
