@@ -39,28 +39,27 @@ BUSY = [
     task("last", "agent.generalist", value=1),
     task("dear", "agent.ask", prompt=PROMPT),
     task("external", "custom.b", effects="external"),
-    task("unaffordable", "custom.b"),
     task("refused", "agent.writer"),
 ]
 
 EXPECTED = {
-    "goal": ("waits_for_children", "15 tasks under it are open: runs (dispatched)"),
+    "goal": ("waits_for_children", "14 tasks under it are open: runs (dispatched)"),
     "runs": ("running", "on custom.a"),
     "blocked": ("waits_for_input", "o-runs, from task runs (dispatched"),
     "after": ("waits_for_input", "task blocked (blocked on custom.a)"),
     "nobody": ("no_performer", "custom.b"),
     "person": ("waits_for_person", "asks a person until"),
     "later": ("retry_at", "after 0 failures"),
-    "parent": ("waits_for_children", "1 tasks under it are open: kid (ready)"),
+    "parent": ("waits_for_children", "2 tasks under it are open: kid (ready), short (ready)"),
     "kid": ("no_performer", "custom.b"),
     "checked": ("checks_under_way", "1 checks of its answer are open: check-1 (ready)"),
     "check-1": ("no_performer", "exec"),
     "busy": ("running", "on agent.generalist"),
     "next": ("waits_for_slot", "agent.generalist (0 ahead, 1 running)"),
     "last": ("waits_for_slot", "agent.generalist (1 ahead, 1 running)"),
-    "dear": ("over_budget", "it may cost 0.005000 USD and 0.001000 are left"),
+    "dear": ("over_budget", "what it serves would cost 0.005000 USD more and 0.001000 are left"),
+    "short": ("over_budget", "it may cost 0.005000 USD and 0.001000 are left"),
     "external": ("waits_for_person", "retry or skip it by hand"),
-    "unaffordable": ("parked_by_admission", "budget"),
     "refused": ("waits_for_rate", "pool k/slow: the provider asked to wait; again at"),
     "held-up": ("goal_paused", "user"),
     "held-up-next": ("waits_for_input", "task held-up (ready on custom.b); and the goal is paused: user"),
@@ -80,7 +79,8 @@ async def test_every_task_that_waits_says_for_what_and_it_is_so(system: System) 
             case "later":
                 return {"kind": "throttled", "retry_after_seconds": 600}
             case "parent":
-                return {"kind": "expand", "tasks": [task("kid", "custom.b")], "continuation": 1}
+                tasks = [task("kid", "custom.b"), task("short", "agent.ask", prompt=PROMPT)]
+                return {"kind": "expand", "tasks": tasks, "continuation": 1}
             case "refused":
                 return {"kind": "throttled", "retry_after_seconds": 600}
             case "runs" | "busy":
@@ -95,10 +95,10 @@ async def test_every_task_that_waits_says_for_what_and_it_is_so(system: System) 
     paused = await system.submit(plan={"tasks": held_up})
     await system.request("control.pause", {"goal_id": paused})
     db = await asyncpg.connect(system.dsn)
-    # a lease that ran out and an admission, without waiting for either
+    # a lease that ran out, without waiting for it
     await db.execute(
-        """UPDATE task SET state = 'parked', epoch = CASE s.key WHEN 'external' THEN 1 ELSE 0 END
-           FROM task_spec s WHERE s.id = task.id AND s.key IN ('external', 'unaffordable')"""
+        """UPDATE task SET state = 'parked', epoch = 1
+           FROM task_spec s WHERE s.id = task.id AND s.key = 'external'"""
     )
 
     async def wrong() -> dict[str, Any]:

@@ -212,7 +212,8 @@ class Queries:
         rows = await self._pool.fetch(
             """SELECT g.goal_id, t.id, t.lane, t.dispatched_at, t.due_at, s.key, s.spec
                FROM task t JOIN goal g ON g.num = t.goal JOIN task_spec s ON s.id = t.id
-               WHERE t.state = 'parked' AND g.owner = $1 AND g.finished_at IS NULL ORDER BY t.id LIMIT 500""",
+               WHERE t.state = 'parked' AND t.over_budget IS NULL AND g.owner = $1
+                 AND g.finished_at IS NULL ORDER BY t.id LIMIT 500""",
             owner,
         )
         short = await self._pool.fetch(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asyncpg
-from goalwright_shared.messages import Lane, TaskSpec
+from goalwright_shared.messages import Lane
 
 from goalwright_scheduler.core import money, rate
 from goalwright_scheduler.core.states import FINAL, State
@@ -47,7 +47,7 @@ async def reason(
         case State.CHECKING:
             return "checks_under_way", await _children(pool, row, "checks of its answer are open")
         case State.PARKED:
-            return _parked(row)
+            return _parked(goal, row)
         case State.BLOCKED:
             found = await _waits_for(pool, row)
         case State.RETRY_WAIT:
@@ -60,16 +60,15 @@ async def reason(
     return found[0], found[1] + paused
 
 
-def _parked(row: asyncpg.Record) -> Reason:
-    until = f" until {_iso(row['due_at'])}" if row["due_at"] else ""
+def _parked(goal: asyncpg.Record, row: asyncpg.Record) -> Reason:
+    if row["over_budget"] is not None:
+        left = goal["budget"] - goal["fenced"] - goal["spent"] - goal["held"]
+        more = f"what it serves would cost {money.usd(row['over_budget']):.6f} USD more"
+        return "over_budget", f"{more} and {money.usd(left):.6f} are left"
     if row["lane"] == "human":
+        until = f" until {_iso(row['due_at'])}" if row["due_at"] else ""
         return "waits_for_person", f"asks a person{until}"
-    if TaskSpec.model_validate_json(row["spec"]).effects == "external" and row["epoch"]:
-        return "waits_for_person", "its lease expired and its effects are external: retry or skip it by hand"
-    return (
-        "parked_by_admission",
-        "what is left of the budget does not pay for what it serves, by the estimates",
-    )
+    return "waits_for_person", "its lease expired and its effects are external: retry or skip it by hand"
 
 
 async def _children(pool: asyncpg.Pool[asyncpg.Record], row: asyncpg.Record, what: str) -> str:
