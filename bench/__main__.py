@@ -17,8 +17,8 @@ from bench.runs import Run, measure, warm_up
 from bench.stand import Stand
 from bench.workloads import WORKLOADS, Workload, find
 
-ALL = ("W1", "W2", "W3", "W4", "W5", "W6a", "W6b")
-"""What `make bench` measures; W6c (a million tasks) takes minutes and is asked for by name."""
+ALL = ("W1", "W2", "W3", "W4", "W5", "W6a", "W6b", "W6c")
+"""What `make bench` measures."""
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -48,32 +48,35 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_stand_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--performer", choices=("single", "batch", "both"), default="both")
+    add("--performer", choices=("single", "batch"), help="(those that suit the workload)")
     add("--performers", type=int, default=1, help="processes (1)")
-    add("--slots", type=int, default=64, help="of each performer process (64)")
-    add("--look-ahead", type=int, default=64, help="tasks handed out beyond the waiting pulls (64)")
+    add("--slots", type=int, help="of each performer process (64; for calls, what the workload says)")
+    add("--look-ahead", type=int, help="tasks handed out beyond the waiting pulls (64; for calls 0)")
     add("--home", type=Path, help="where the data goes: a disk, not memory (the folder of temporary files)")
 
 
 def pairs(given: argparse.Namespace) -> Iterator[tuple[Workload, str]]:
-    """The workloads asked for, each with the variants of performers that suit it."""
-    variants = ["single", "batch"] if given.performer == "both" else [given.performer]
+    """The workloads asked for, each with the performers asked for or those that suit it."""
     for workload in [found for name in given.workloads for found in find(name)]:
-        for variant in ["single"] if workload.in_flight else variants:  # calls take slots, one each
+        for variant in workload.variants if given.performer is None else (given.performer,):
+            if variant == "batch" not in workload.variants:
+                raise KeyError(f"{workload.name} needs a slot for each call: --performer single")
             yield workload, variant
 
 
 def stand_for(
     workload: Workload, variant: str, given: argparse.Namespace, postgres_options: Sequence[str] = ()
 ) -> Stand:
-    """The stand of a workload: calls are limited by slots, without look-ahead; others as given."""
-    slots, look_ahead = given.slots, given.look_ahead
-    if workload.in_flight:
-        slots, look_ahead = -(-workload.in_flight // given.performers), 0
+    """The stand of a workload, with the slots and the look-ahead that suit it unless they are given."""
+    slots, look_ahead = (-(-workload.in_flight // given.performers), 0) if workload.in_flight else (64, 64)
     return Stand(
-        variant=variant, performers=given.performers, slots=slots, look_ahead=look_ahead, home=given.home,
+        variant=variant,
+        performers=given.performers,
+        slots=given.slots or slots,
+        look_ahead=look_ahead if given.look_ahead is None else given.look_ahead,
+        home=given.home,
         postgres_options=postgres_options,
-    )  # fmt: skip
+    )
 
 
 async def run_all(given: argparse.Namespace) -> None:
@@ -92,7 +95,7 @@ async def run_workload(workload: Workload, variant: str, given: argparse.Namespa
     runs: list[Run] = []
     async with stand_for(workload, variant, given) as stand:
         await warm_up(stand)
-        for _ in range(given.runs):
+        for _ in range(min(given.runs, workload.runs)):
             runs.append(await measure(stand, workload))
             print(results.table([results.row(workload, variant, runs[-1:])]).splitlines()[-1], flush=True)
         settings = {"performers": given.performers, "slots": stand.slots, "look_ahead": stand.look_ahead}

@@ -61,7 +61,7 @@ class Meter:
         for role, pids in self._trees().items():
             reading.cpu_seconds[role] = after[role] - self._before[role]
             if os.getpid() in pids:
-                reading.cpu_seconds[role] -= self._own_seconds
+                reading.cpu_seconds[role] = max(0.0, reading.cpu_seconds[role] - self._own_seconds)
             reading.peak_mib[role] = sum(_peak_mib(pid) for pid in pids)
         self._note_total()
 

@@ -95,8 +95,23 @@ def store(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> Path:
     """Write the JSON of this day and machine, and `latest.md`."""
     file = path("ours", about)
     file.write_text(json.dumps({**about, "workloads": list(rows)}, indent=1) + "\n")
-    (FOLDER / "latest.md").write_text("# Results\n\n" + said(about, file) + table(rows))
+    (FOLDER / "latest.md").write_text("# Results\n\n" + said(about, file) + table(rows) + growth(rows))
     return file
+
+
+def growth(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a task costs more when there are more of them: one line for each size of W6 beyond the first."""
+    sizes = {row["median"]["workload"]: row["median"] for row in rows}
+    first, lines = sizes.get("W6a"), []
+    for name in ("W6b", "W6c"):
+        if first and (this := sizes.get(name)):
+            time = 100 * (first["tasks_per_second"] / this["tasks_per_second"] - 1)
+            cpu = 100 * (this["cpu_us_total"] / first["cpu_us_total"] - 1)
+            lines.append(
+                f"From {first['tasks']:,} to {this['tasks']:,} tasks the time of a task grows by {time:.0f} %, its "
+                f"CPU by {cpu:.0f} %; the scheduler takes {this['peak_mib']['scheduler']:.0f} MiB at most.\n"
+            )
+    return "\n" + "".join(lines) if lines else ""
 
 
 def path(what: str, about: Mapping[str, Any]) -> Path:

@@ -20,7 +20,7 @@ from goalwright_cli import processes
 from goalwright_cli.client import connected
 
 from bench.peers import environments
-from bench.runs import Finishes, submit
+from bench.runs import Finishes, submit, warm_up
 from bench.stand import Stand
 from bench.workloads import Workload, submission
 
@@ -206,6 +206,8 @@ class Goalwright:
             journal=journal, lease_seconds=5 if journal else 60,
         )  # fmt: skip
         await self._stand.start()
+        if journal is None:
+            await warm_up(self._stand)
 
     async def run(self) -> None:
         """Submit, wait for `goal.finished`; the same goal again after a kill is answered with the one there is."""

@@ -12,14 +12,11 @@ from goalwright_scheduler.change import Change
 from goalwright_scheduler.core import money
 from goalwright_scheduler.sql import SQL
 
-ASK = "agent.ask"
-"""The lane whose tasks bring their own prompt."""
-
 
 async def hold(change: Change, lane: Lane, task: int) -> int:
     """What dispatching a task sets aside: the price of its lane's caps, or of the smaller one of its own prompt."""
     most = money.hold(lane)
-    if not most or lane.name != ASK:
+    if not most or lane.name != money.ASK:
         return most
     return money.hold(lane, await change.db.fetchval(SQL["own_cap"], task))
 

@@ -7,13 +7,15 @@ import gc
 
 import asyncpg
 import structlog
-from goalwright_shared import lifecycle
+from goalwright_shared import lifecycle, subjects
 from goalwright_shared.artifacts import ObjectArtifacts
 from goalwright_shared.broker import Connection, build_broker, process_name
 from goalwright_shared.errors import Unreachable
 from goalwright_shared.health import Health
 from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.telemetry import configure_logging, redact, remember_secrets
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
 
 from goalwright_scheduler import migrations
 from goalwright_scheduler.handlers import query_subscribers
@@ -21,6 +23,7 @@ from goalwright_scheduler.queries import Queries
 from goalwright_scheduler.reign import Leadership
 from goalwright_scheduler.settings import SchedulerSettings
 from goalwright_scheduler.sql import WRITER
+from goalwright_scheduler.why import Crew
 
 _CLOSE_SECONDS = 3.0
 
@@ -101,7 +104,17 @@ def build(settings: SchedulerSettings, stopper: Stopper) -> list[Part]:
         settings=settings,
         holder=process_name(settings),
     )
-    query_subscribers(broker, lambda: Queries(database.pool, leadership.memory), artifacts)
+
+    async def crew_of(lane: str) -> Crew | None:
+        try:
+            info = await connection.nats.jetstream(timeout=2).consumer_info(
+                subjects.WORK, subjects.work_durable(lane)
+            )
+        except (NatsError, JetStreamError, TimeoutError):
+            return None
+        return Crew(info.num_waiting or 0, (info.num_ack_pending or 0) + (info.num_pending or 0))
+
+    query_subscribers(broker, lambda: Queries(database.pool, leadership.memory, crew_of), artifacts)
 
     async def ready() -> str | None:
         if not connection.nats.is_connected:

@@ -19,6 +19,7 @@ from goalwright_shared.messages import Lane, TaskSpec
 from goalwright_shared.telemetry import may_hold_secret, redact_value
 
 from goalwright_scheduler.core import money
+from goalwright_scheduler.core.calibration import Calibration
 from goalwright_scheduler.core.rate import PoolRate
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import GoalStatus, State
@@ -151,6 +152,19 @@ class GoalLine:
     next_seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a done task teaches about its lane's estimates; `cost` is that of its last try."""
+
+    task: int
+    epoch: int
+    lane: str
+    estimated_cost: int
+    cost: int
+    estimated_seconds: float
+    seconds: float
+
+
 @dataclass(slots=True)
 class Change:
     """See the module."""
@@ -162,6 +176,7 @@ class Change:
     rates: Mapping[str, PoolRate]
     flights: Mapping[str, Flight] = field(default_factory=dict)
     lines: Mapping[int, GoalLine] = field(default_factory=dict)
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     events: dict[int, list[tuple[str, int | None, dict[str, Any]]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -181,6 +196,9 @@ class Change:
     followups: list[GoalEnds | ChecksEnded | ReplanEnded] = field(default_factory=list)
     active: dict[int, bool] = field(default_factory=dict)
     reload: set[int] = field(default_factory=set)
+    admit: set[int] = field(default_factory=set)  # goals whose plan or money is another now
+    lessons: list[Lesson] = field(default_factory=list)
+    weights: dict[int, float] = field(default_factory=dict)  # of new goals
     new_rates: dict[str, PoolRate] = field(default_factory=dict)
     new_lanes: dict[str, Lane] = field(default_factory=dict)
 
@@ -242,6 +260,7 @@ class Change:
             {**self.rates, **self.new_rates},
             self.flights,
             self.lines,
+            self.calibrations,
         )
 
     def merge(self, part: Change) -> None:
@@ -260,6 +279,8 @@ class Change:
         self.followups += part.followups
         self.active |= part.active
         self.reload |= part.reload
+        self.admit |= part.admit
+        self.weights |= part.weights
         self.new_rates |= part.new_rates
         self.new_lanes |= part.new_lanes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from goalwright_shared import subjects
@@ -110,6 +110,7 @@ async def _budget(change: Change, owner: str, body: dict[str, Any]) -> Answer:
         "UPDATE goal SET budget = $2, fenced = $3 WHERE num = $1", goal["num"], wanted, fenced
     )
     change.reload.add(goal["num"])
+    change.admit.add(goal["num"])
     if goal["status"] == GoalStatus.PAUSED and goal["reason"] == "budget":
         await goals.resume(change, goal["num"])
     return {"ok": True, "budget_usd": money.usd(wanted)}
@@ -188,7 +189,13 @@ async def _retry(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     goal = await _goal(change, owner, body)
     row = await _task(change, goal, body)
     if row.state in (State.PARKED, State.RETRY_WAIT) and row.lane != "human":
-        await tasks.resume(change, row, (State.PARKED, State.RETRY_WAIT), turns=0)
+        if not await tasks.resume(change, row, (State.PARKED, State.RETRY_WAIT), turns=0):
+            raise Refused(
+                "over_budget",
+                f"task {row.key} waits for money",
+                field="task_id",
+                hint="raise the goal's budget",
+            )
         return {"ok": True, "task_id": str(row.id)}
     if row.state is not State.DEAD or row.parent is None:
         raise Refused(
@@ -198,7 +205,7 @@ async def _retry(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     base = await change.db.fetchval(
         "SELECT revision FROM expansion WHERE parent = $1 AND generation = $2", parent.id, row.generation
     )
-    clones = [_clone(spec, base + 1) for spec in await _dead_branch(change, row)]
+    clones = _clones(await _dead_branch(change, row), base + 1)
     operations: list[Operation] = [AddTask(task=spec) for spec in clones]
     await revision.apply(
         change,
@@ -208,6 +215,7 @@ async def _retry(change: Change, owner: str, body: dict[str, Any]) -> Answer:
         operations,
         summary=f"retry of {row.key}",
         reason="retry by hand",
+        by_hand=True,
     )
     return {"ok": True, "added": [spec.key for spec in clones]}
 
@@ -219,21 +227,24 @@ async def _dead_branch(change: Change, row: TaskRow) -> list[TaskSpec]:
         row.parent, row.generation,
     )  # fmt: skip
     skipped = list((await change.load([r["id"] for r in siblings])).values())
-    specs = [row.spec]
-    made = {output.name for output in row.spec.outputs}
-    keys = {row.key}
-    for (
-        sibling
-    ) in skipped:  # ids follow the order of insertion, not always of the graph: until nothing is found
-        if made & set(sibling.spec.inputs) or keys & set(sibling.spec.after):
-            specs.append(sibling.spec)
-            made |= {output.name for output in sibling.spec.outputs}
-            keys.add(sibling.key)
-    return specs
+    branch, looked_at = [row], 0
+    while looked_at < len(branch):  # each may bring more, in whatever order they were inserted
+        made, key = {output.name for output in branch[looked_at].spec.outputs}, branch[looked_at].key
+        lost = [task for task in skipped if made & set(task.spec.inputs) or key in task.spec.after]
+        branch += [task for task in lost if task not in branch]
+        looked_at += 1
+    return [task.spec for task in branch]
 
 
-def _clone(spec: TaskSpec, number: int) -> TaskSpec:
-    return spec.model_copy(update={"key": f"{spec.key[:110]}.r{number}", "after": []})
+def _clones(specs: Sequence[TaskSpec], number: int) -> list[TaskSpec]:
+    """The same tasks under new keys, after one another as they were."""
+    renamed = {spec.key: f"{spec.key[:110]}.r{number}" for spec in specs}
+    return [
+        spec.model_copy(
+            update={"key": renamed[spec.key], "after": [renamed[key] for key in spec.after if key in renamed]}
+        )
+        for spec in specs
+    ]
 
 
 async def _skip(change: Change, owner: str, body: dict[str, Any]) -> Answer:

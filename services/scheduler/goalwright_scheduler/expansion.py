@@ -12,9 +12,9 @@ from goalwright_shared.errors import Refused
 from goalwright_shared.graph import Compiled
 from goalwright_shared.messages import Contract, Pruned, TaskSpec
 
-from goalwright_scheduler import people
+from goalwright_scheduler import people, ranking
 from goalwright_scheduler.change import Change, TaskRow
-from goalwright_scheduler.core import money, roi
+from goalwright_scheduler.core import money
 from goalwright_scheduler.core.digests import action_digest
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import State
@@ -101,7 +101,7 @@ async def insert_generation(
     if not specs:
         return []
     await _bring_inputs(change, parent)
-    starts = _head_starts(change, parent, specs, compiled, values)
+    starts = ranking.head_starts(change, parent, specs, compiled, values)
     return await insert_children(change, parent, generation, specs, compiled.needs, starts, set())
 
 
@@ -160,6 +160,7 @@ def emit_adopted(
     warnings: Sequence[str] = (),
 ) -> None:
     """Tell the plan of a goal: `source` is planner or client."""
+    change.admit.add(root.goal)
     change.emit(
         root.goal, "plan.adopted", root.id,
         source=source, contract=contract.model_dump(mode="json"), tasks=list(children or ()),
@@ -210,37 +211,6 @@ async def _bring_inputs(change: Change, parent: TaskRow) -> None:
            ON CONFLICT DO NOTHING""",
         parent.goal, parent.id, parent.scope, parent.generation, list(parent.spec.inputs),
     )  # fmt: skip
-
-
-def _head_starts(
-    change: Change,
-    parent: TaskRow,
-    specs: Sequence[TaskSpec],
-    compiled: Compiled,
-    values: Mapping[str, float] | None,
-) -> dict[str, float]:
-    """Return on investment for the tasks of a goal's plan; deeper tasks go where their parent went."""
-    if not parent.is_root:
-        return {}
-    free = set(compiled.unconsumed)
-    nodes = {}
-    for spec in specs:
-        worth = [
-            (values or {}).get(output.name, spec.value)
-            for output in spec.outputs
-            if output.name in free or output.name in compiled.exports
-        ]
-        effort = spec.effort
-        nodes[spec.key] = roi.Node(
-            key=spec.key,
-            needs=compiled.needs[spec.key],
-            value=sum(worth) if spec.outputs else spec.value,
-            cost=max(1.0, effort.seconds + (effort.tokens_in + 4 * effort.tokens_out) / 1000),
-            confidence=spec.confidence,
-            seconds=max(0.1, effort.seconds),
-        )
-    starts = roi.head_starts(compiled.order, nodes, cap_seconds=change.settings.head_start_seconds)
-    return {key: start + parent.head_start for key, start in starts.items()}
 
 
 def _task_record(

@@ -72,6 +72,7 @@ async def accept(
         change.artifacts.append((goal, 0, 0, ref.name, None, ref.model_dump_json()))
     await change.flush_results()
     change.active[goal] = True
+    change.weights[goal] = wanted.value
     change.emit(
         goal, "goal.accepted", None,
         text=wanted.text, labels=wanted.labels, budget_usd=money.usd(budget), deadline=deadline.isoformat(),

@@ -246,6 +246,7 @@ class Loop:
         async with self._db.transaction():
             change = await self._begin()
             await self._apply(change, items, answers)
+            await self._memory.admissions.review(change, self._memory.short_goals, look=tick)
             if tick:
                 await self._sweep(change)
             await self._settle(change)
@@ -272,7 +273,14 @@ class Loop:
             raise LostLead(f"term {self._term} is over")
         memory = self._memory
         return Change(
-            self._db, row["now"], self._settings, memory.lanes, memory.rates, memory.flights, memory.lines
+            self._db,
+            row["now"],
+            self._settings,
+            memory.lanes,
+            memory.rates,
+            memory.flights,
+            memory.lines,
+            memory.admissions.calibrations,
         )
 
     async def _apply(self, change: Change, items: Sequence[Item], answers: _Answers) -> None:

@@ -10,7 +10,9 @@ from typing import Any, TypeAlias
 import asyncpg
 from goalwright_shared.messages import Alive, Lane
 
+from goalwright_scheduler.admission import Admissions
 from goalwright_scheduler.change import Change, Flight, GoalLine
+from goalwright_scheduler.core import money
 from goalwright_scheduler.core.rate import PoolRate
 from goalwright_scheduler.core.ready import CACHE_PER_LANE, ReadyTasks
 from goalwright_scheduler.goals import ready_entries
@@ -28,6 +30,7 @@ class Memory:
         self.lanes: dict[str, Lane] = {}
         self.rates: dict[str, PoolRate] = {}
         self.ready = ReadyTasks()
+        self.admissions = Admissions()
         self.idle_goals: set[int] = set()  # paused or ended since the load: their entries are dropped
         self.short_goals: set[int] = set()  # a paid task of theirs did not fit the budget
         self.free: dict[str, int] = {}  # free slots by lane, as last told by the broker
@@ -40,13 +43,22 @@ class Memory:
     async def load(self, db: Db) -> None:
         """Everything from Postgres, anew."""
         self.lanes = await load_lanes(db)
-        self.rates = {row["pool"]: _pool_rate(row) for row in await db.fetch("SELECT * FROM rate")}
+        self.rates = {row["pool"]: pool_rate(row) for row in await db.fetch("SELECT * FROM rate")}
         self.ready = ReadyTasks()
         for kept in (self.idle_goals, self.short_goals, self.flights, self.lines, self.contracts):
             kept.clear()
+        self._charge(self.lanes)
+        for row in await db.fetch("SELECT num, value FROM goal WHERE finished_at IS NULL AND value <> 1"):
+            self.ready.set_weight(row["num"], row["value"])
+        await self.admissions.load(db)
         await self._refill(db, None)
         self._due = [(row["due_at"], row["id"]) for row in await db.fetch(SQL["load_due"])]
         heapq.heapify(self._due)
+
+    def _charge(self, lanes: dict[str, Lane]) -> None:
+        """Turns between goals are charged with what a dispatch reserves."""
+        for name, lane in lanes.items():
+            self.ready.set_cost(name, money.hold(lane))
 
     async def _refill(self, db: Db, lanes: list[str] | None) -> None:
         """The best ready tasks of lanes (all: None)."""
@@ -66,6 +78,9 @@ class Memory:
     async def take(self, change: Change, db: Db) -> None:
         """Remember a committed change."""
         self.lanes.update(change.new_lanes)
+        self._charge(change.new_lanes)
+        for goal, weight in change.weights.items():
+            self.ready.set_weight(goal, weight)
         self.rates.update(change.new_rates)
         self.lines.update(change.new_lines)
         for task in change.landed:
@@ -114,7 +129,9 @@ async def load_lanes(db: Db) -> dict[str, Lane]:
     return {lane.name: lane for lane in lanes}
 
 
-def _pool_rate(row: Any) -> PoolRate:
+def pool_rate(row: Any) -> PoolRate:
+    """A row of the rate table."""
+
     def seconds(column: str) -> float:
         value = row[column]
         return value.timestamp() if isinstance(value, datetime) else 0.0

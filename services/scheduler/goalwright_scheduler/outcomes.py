@@ -27,7 +27,7 @@ from goalwright_shared.messages import (
     Throttled,
 )
 
-from goalwright_scheduler import checking, expansion, pools, revision, tasks
+from goalwright_scheduler import checking, expansion, pools, ranking, revision, tasks
 from goalwright_scheduler.change import Change, Flight, GoalEnds, TaskRow
 from goalwright_scheduler.core import money, rate, submission
 from goalwright_scheduler.core.digests import action_digest
@@ -218,6 +218,7 @@ def _answer(change: Change, row: TaskRow, outcome: Done) -> None:
     """Everything about a taken answer but the change of state."""
     outputs = _declared(row, outcome)
     cost = _settle(change, row, outcome, answered=True)
+    ranking.observe(change, row, cost, outcome.usage)
     checks = [check.model_dump_json() for check in outcome.checks]
     _record(change, row, outcome, summary=outcome.summary, checks=f"[{','.join(checks)}]" if checks else None)
     change.name_values(row, [(name, ref.model_dump_json()) for name, ref in outputs.items()])

@@ -11,6 +11,8 @@ from goalwright_scheduler.change import Change
 async def ask(change: Change, ids: Iterable[int]) -> None:
     """Human tasks whose turn has come: park them and ask."""
     for row in (await change.load(list(ids))).values():
+        if row.lane != "human":
+            continue  # parked for money: what it needs is there, but nobody is asked
         question = row.spec.question
         seconds = question.timeout_seconds if question else None
         until = change.now + timedelta(seconds=seconds) if seconds is not None else None

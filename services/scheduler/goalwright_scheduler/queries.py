@@ -1,11 +1,11 @@
-"""Answers to `query.…`: read only, from Postgres; `why` also from the leader's memory when it is ours."""
+"""Answers to `query.…`: read only, from Postgres. Any scheduler gives them."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -13,8 +13,8 @@ from goalwright_shared import subjects
 from goalwright_shared.errors import Refused
 from goalwright_shared.messages import TaskSpec
 
+from goalwright_scheduler import why
 from goalwright_scheduler.core import money
-from goalwright_scheduler.core.states import FINAL, State
 from goalwright_scheduler.memory import Memory, load_lanes
 from goalwright_scheduler.sql import SQL
 
@@ -28,8 +28,8 @@ Body = dict[str, Any]
 class Queries:
     """One method per query; each takes the owner and the body, and raises `Refused`."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], memory: Memory) -> None:
-        self._pool, self._memory = pool, memory
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], memory: Memory, crew_of: why.CrewOf) -> None:
+        self._pool, self._memory, self._crew_of = pool, memory, crew_of
         self._answers: Mapping[str, Callable[[str, Body], Awaitable[Body]]] = {
             "goal": self.goal, "goals": self.goals, "graph": self.graph, "task": self.task, "why": self.why,
             "workers": self.workers, "inbox": self.inbox, "ledger": self.ledger, "artifacts": self.artifacts,
@@ -212,7 +212,8 @@ class Queries:
         rows = await self._pool.fetch(
             """SELECT g.goal_id, t.id, t.lane, t.dispatched_at, t.due_at, s.key, s.spec
                FROM task t JOIN goal g ON g.num = t.goal JOIN task_spec s ON s.id = t.id
-               WHERE t.state = 'parked' AND g.owner = $1 AND g.finished_at IS NULL ORDER BY t.id LIMIT 500""",
+               WHERE t.state = 'parked' AND t.over_budget IS NULL AND g.owner = $1
+                 AND g.finished_at IS NULL ORDER BY t.id LIMIT 500""",
             owner,
         )
         short = await self._pool.fetch(
@@ -258,81 +259,12 @@ class Queries:
         """Why a task is not running."""
         goal = await self._goal(owner, body)
         row = await self._task(goal, body)
-        reason, detail = await self._reason(goal, row)
+        reason, detail = await why.reason(self._pool, self._crew_of, goal, row)
         return {"task_id": str(row["id"]), "state": row["state"], "reason": reason, "detail": detail}
-
-    async def _reason(self, goal: asyncpg.Record, row: asyncpg.Record) -> tuple[str, str]:
-        state = State(row["state"])
-        if state in FINAL:
-            return "ended", f"it is {state}"
-        if goal["status"] == "paused":
-            return "goal_paused", f"the goal is paused: {goal['reason']}"
-        match state:
-            case State.BLOCKED:
-                return await self._waits_for(row)
-            case State.READY:
-                return await self._waits_to_go(goal, row)
-            case State.RETRY_WAIT:
-                return "retry_at", f"tried again at {_iso(row['due_at'])} after {row['failures']} failures"
-            case State.PARKED:
-                until = _iso(row["due_at"])
-                return "waits_for_person", f"asks a person{f' until {until}' if until else ''}"
-            case State.EXPANDED | State.CHECKING:
-                return "waits_for_children", f"{row['open_children']} tasks under it are open"
-            case _:
-                return "running", f"dispatched {_ago(row['dispatched_at'])} on {row['lane']}"
-
-    async def _waits_for(self, row: asyncpg.Record) -> tuple[str, str]:
-        needs = await self._pool.fetch(
-            """SELECT t.lane, t.state, t.dispatched_at, s.key, s.outputs FROM task t
-               JOIN task_spec s ON s.id = t.id
-               WHERE t.parent = $1 AND t.generation = $2 AND $3 = ANY(t.children) AND t.state <> 'succeeded'
-               ORDER BY t.id LIMIT 5""",
-            row["parent"], row["generation"], row["id"],
-        )  # fmt: skip
-        parts = []
-        for need in needs:
-            wanted = [name for name in need["outputs"] if name in row["inputs"]]
-            what = f"{', '.join(wanted)}, from task {need['key']}" if wanted else f"task {need['key']}"
-            ago = f" {_ago(need['dispatched_at'])}" if need["state"] == "dispatched" else ""
-            parts.append(f"{what} ({need['state']}{ago} on {need['lane']})")
-        more = f" and {row['unmet'] - len(parts)} more" if row["unmet"] > len(parts) else ""
-        return "waits_for_input", "; ".join(parts) + more
-
-    async def _waits_to_go(self, goal: asyncpg.Record, row: asyncpg.Record) -> tuple[str, str]:
-        async with self._pool.acquire() as db:
-            lane = (await load_lanes(db)).get(row["lane"])  # type: ignore[arg-type]  # as above
-        if lane is None:
-            return "no_lane", f"lane {row['lane']} does not exist any more"
-        if goal["spent"] + goal["held"] + money.hold(lane) > goal["budget"]:
-            left = money.usd(goal["budget"] - goal["spent"] - goal["held"])
-            return "over_budget", f"it may cost {money.usd(money.hold(lane)):.6f} USD and {left:.6f} are left"
-        if lane.pool is not None:
-            pool = await self._pool.fetchrow(
-                "SELECT *, blocked_until > goalwright_clock() AS blocked FROM rate WHERE pool = $1", lane.pool
-            )
-            if pool is not None and pool["blocked"]:
-                why = pool["blocked_reason"] or "the provider asked to wait"
-                return "waits_for_rate", f"{why}; again at {_iso(pool['blocked_until'])}"
-        ahead = await self._pool.fetchval(
-            "SELECT count(*) FROM task WHERE state = 'ready' AND lane = $1 AND rank > $2",
-            row["lane"],
-            row["rank"],
-        )
-        running = await self._pool.fetchval(
-            "SELECT count(*) FROM task WHERE state = 'dispatched' AND lane = $1", row["lane"]
-        )
-        if self._memory.free.get(row["lane"], 0) <= 0 and not running:
-            return "no_performer", f"no performer waits on lane {row['lane']} ({ahead} ahead)"
-        return "waits_for_slot", f"for a free slot on lane {row['lane']} ({ahead} ahead, {running} running)"
 
 
 def _iso(at: datetime | None) -> str | None:
     return at.isoformat() if at is not None else None
-
-
-def _ago(at: datetime | None) -> str:
-    return f"{(datetime.now(UTC) - at).total_seconds():.1f} s ago" if at is not None else "a while ago"
 
 
 def _money(row: Any) -> Body:

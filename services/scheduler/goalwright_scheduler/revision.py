@@ -20,7 +20,7 @@ from goalwright_shared.messages import (
 
 from goalwright_scheduler import expansion, people, tasks
 from goalwright_scheduler.change import Change, TaskRow
-from goalwright_scheduler.core import submission
+from goalwright_scheduler.core import money, submission
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import FINAL, State
 
@@ -34,8 +34,10 @@ async def apply(
     *,
     summary: str,
     reason: str,
+    by_hand: bool = False,
 ) -> None:
-    """Change the target's current generation. Raises `Refused`: stale_revision, oscillation, and others."""
+    """Change the target's current generation. Raises `Refused`: stale_revision, oscillation, and others; what is
+    asked `by_hand` may repeat."""
     expanded = await change.db.fetchrow(
         "SELECT kind, revision, revisions FROM expansion WHERE parent = $1 AND generation = $2",
         target.id, generation,
@@ -46,27 +48,26 @@ async def apply(
         raise Refused(
             "stale_revision", f"the plan is at revision {expanded['revision']}, not at {base_revision}"
         )
-    mark = hashlib.sha256("".join(op.model_dump_json() for op in operations).encode()).hexdigest()[:16]
-    if mark in expanded["revisions"]:
-        raise Refused("oscillation", "this revision was made before")
     rows = await _generation(change, target, generation)
     dropped, added, changed = _sort(rows, operations)
-    submission.check_lanes(added, change.lanes, "operations")
+    moved = [spec for key, spec in changed.items() if spec.lane != rows[key].lane]
+    submission.check_lanes([*added, *moved], change.lanes, "operations")
     await expansion.limit(change, target, len(added))
-    kept = [
-        changed.get(row.key, row.spec)
-        for row in rows.values()
-        if row.key not in dropped and row.state not in (State.DEAD, State.SKIPPED, State.CANCELLED)
-    ]
+    alive = [row for row in rows.values() if row.state not in (State.DEAD, State.SKIPPED, State.CANCELLED)]
+    kept = [changed.get(row.key, row.spec) for row in alive if row.key not in dropped]
+    marks = [_mark([row.spec for row in alive]), _mark([*kept, *added])]
+    if not by_hand:
+        _refuse_repetition(marks, expanded["revisions"])
+        await _refuse_beyond_budget(change, target, added)
     exports = [o.name for o in target.spec.outputs] if expanded["kind"] == "replace" else []
     try:
         compiled = compile_generation([*kept, *added], target.spec.inputs, exports)
     except GraphError as error:
         raise Refused("invalid_revision", error.message, field=error.field, hint=error.hint) from error
     await change.db.execute(
-        """UPDATE expansion SET revision = revision + 1, revisions = revisions || $3::text
+        """UPDATE expansion SET revision = revision + 1, revisions = revisions || $3::text[]
            WHERE parent = $1 AND generation = $2""",
-        target.id, generation, mark,
+        target.id, generation, marks,
     )  # fmt: skip
     await change.db.execute("UPDATE goal SET revision = revision + 1 WHERE num = $1", target.goal)
     await _store_changed(change, rows, changed)
@@ -74,12 +75,45 @@ async def apply(
     await _rewire(change, target, generation, compiled)
     for key, why in dropped.items():
         await tasks.close(change, [rows[key].id], State.CANCELLED, why or "dropped by a revision")
+    change.admit.add(target.goal)
     change.emit(
         target.goal, "plan.revised", target.id,
         revision=base_revision + 1, added=told[: expansion.SHOWN_TASKS], summary=summary, reason=reason,
         dropped=[{"key": key, "reason": why} for key, why in dropped.items()],
         changed=sorted(changed),
     )  # fmt: skip
+
+
+def _mark(specs: Sequence[TaskSpec]) -> str:
+    """What a plan is, whatever its tasks are called: by it a plan that comes back is known."""
+    bodies = sorted(spec.model_dump_json(exclude={"key", "title"}) for spec in specs)
+    return hashlib.sha256("\n".join(bodies).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _refuse_repetition(marks: Sequence[str], earlier: Sequence[str]) -> None:
+    before, after = marks
+    if after == before:
+        raise Refused("no_change", "the revision changes nothing")
+    if after in earlier:
+        raise Refused("oscillation", "the plan was like this before, and was revised")
+
+
+async def _refuse_beyond_budget(change: Change, target: TaskRow, added: Sequence[TaskSpec]) -> None:
+    """What is added must be payable by its own estimates; tasks without one count nothing."""
+    wanted = sum(
+        money.estimate(lane, spec.effort)
+        for spec in added
+        if (lane := change.lanes.get(spec.lane)) is not None
+    )
+    if not wanted:
+        return
+    left: int = await change.db.fetchval(
+        "SELECT budget - fenced - spent - held FROM goal WHERE num = $1", target.goal
+    )
+    if wanted > left:
+        raise Refused(
+            "over_budget", f"the revision adds {money.usd(wanted):.6f} USD and {money.usd(left):.6f} are left"
+        )
 
 
 async def _generation(change: Change, target: TaskRow, generation: int) -> dict[str, TaskRow]:
@@ -130,8 +164,15 @@ def _touchable(rows: dict[str, TaskRow], key: str) -> TaskRow:
 async def _store_changed(change: Change, rows: dict[str, TaskRow], changed: dict[str, TaskSpec]) -> None:
     for key, spec in changed.items():
         await expansion.change_spec(change, rows[key].id, spec)
-        if spec.lane != rows[key].lane:
-            await change.db.execute("UPDATE task SET lane = $2 WHERE id = $1", rows[key].id, spec.lane)
+        if spec.lane == rows[key].lane:
+            continue
+        moved = await change.db.fetchrow(
+            "UPDATE task SET lane = $2 WHERE id = $1 RETURNING id, goal, lane, rank, state",
+            rows[key].id,
+            spec.lane,
+        )
+        if moved is not None and moved["state"] == State.READY:
+            change.ready.append(Ready(moved["id"], moved["goal"], moved["lane"], moved["rank"]))
 
 
 async def _add(
@@ -164,6 +205,12 @@ async def _rewire(change: Change, target: TaskRow, generation: int, compiled: Co
            AND state IN ('dead', 'cancelled', 'skipped') AND children <> '{}'""",
         target.id, generation,
     )  # fmt: skip
+    known = {
+        row["id"]: row["children"]
+        for row in await change.db.fetch(
+            "SELECT id, children FROM task WHERE parent = $1 AND generation = $2", target.id, generation
+        )
+    }
     asked = []
     for key, needs in compiled.needs.items():
         row = rows[key]
@@ -173,17 +220,21 @@ async def _rewire(change: Change, target: TaskRow, generation: int, compiled: Co
             state = State.PARKED if row.lane == "human" else State.READY
         elif row.state is State.READY and unmet:
             state = State.BLOCKED
+        elif row.state is State.READY and row.lane == "human":
+            state = State.PARKED
         if row.state in FINAL:
             unmet = row.unmet
+        if (unmet, children[key], state) == (row.unmet, known[row.id], row.state):
+            continue
         ready = await change.db.fetchrow(
             """UPDATE task SET unmet = $2, children = $3, state = $4,
                    ready_at = CASE WHEN $4 = 'ready' THEN coalesce(ready_at, $5) ELSE ready_at END,
                    rank = head_start - extract(epoch FROM coalesce(ready_at, $5::timestamptz))
-               WHERE id = $1 AND (unmet <> $2 OR children <> $3 OR state <> $4) RETURNING id, goal, lane, rank""",
+               WHERE id = $1 RETURNING id, goal, lane, rank""",
             row.id, unmet, children[key], str(state), change.now,
         )  # fmt: skip
         if ready is not None and state is State.READY:
             change.ready.append(Ready(ready["id"], ready["goal"], ready["lane"], ready["rank"]))
-        if state is State.PARKED and row.state is State.BLOCKED:
+        if state is State.PARKED and row.state in (State.BLOCKED, State.READY):
             asked.append(row.id)
     await people.ask(change, asked)

@@ -118,12 +118,16 @@ task = Table(
     Column("announced", Boolean, nullable=False, server_default=text("false")),
     Column("ready_at", _moment),
     Column("dispatched_at", _moment),
+    Column("over_budget", BigInteger),  # parked for money: what its cheapest deliverable would cost more
     Column("due_at", _moment),  # end of the lease, of the retry wait or of the question, by state
     CheckConstraint(_one_of("state", State), name="task_state"),
     CheckConstraint("unmet >= 0 AND open_children >= 0 AND hold >= 0", name="task_counts_positive"),
     CheckConstraint("state <> 'ready' OR unmet = 0", name="task_ready_has_all"),
     CheckConstraint("state <> 'dispatched' OR due_at IS NOT NULL", name="task_dispatched_has_lease"),
     CheckConstraint("state IN ('dispatched', 'retry_wait') OR hold = 0", name="task_hold_is_in_flight"),
+    CheckConstraint(
+        "over_budget IS NULL OR state NOT IN ('blocked', 'ready', 'dispatched')", name="task_over_budget"
+    ),
     CheckConstraint("state NOT IN ('succeeded') OR open_children = 0", name="task_succeeded_is_whole"),
     # no index on what changes in a task's life: its updates stay on its page (HOT) and touch no index
     Index("task_parent", "parent", "generation"),
@@ -279,6 +283,23 @@ account = Table(
     Column("held", BigInteger, nullable=False),
     Column("since", _moment, nullable=False),  # begin of the day that `spent` is of
     CheckConstraint("per IN ('day', 'total')", name="account_per"),
+)
+
+lane_calibration = Table(
+    "lane_calibration",
+    metadata,
+    Column("lane", Text, primary_key=True),
+    *(
+        Column(name, Double, nullable=False)
+        for name in (
+            "cost_tasks",
+            "cost_estimated",
+            "cost_actual",
+            "seconds_tasks",
+            "seconds_estimated",
+            "seconds_actual",
+        )
+    ),
 )
 
 leader = Table(

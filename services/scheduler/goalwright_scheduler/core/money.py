@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from goalwright_shared.messages import Lane, Usage
+from goalwright_shared.messages import Effort, Lane, Usage
 
 MICRO = 1_000_000
 
@@ -29,6 +29,9 @@ def hold(lane: Lane, output_cap: int | None = None) -> int:
     )
 
 
+ASK = "agent.ask"
+"""The lane whose tasks bring their own prompt, perhaps with an output cap of its own."""
+
 WRITER = "agent.writer"
 """The lane that sums up what a goal has when its budget is used up."""
 
@@ -42,6 +45,11 @@ def fence(budget: int, lanes: Mapping[str, Lane]) -> int:
 def cost(lane: Lane, usage: Usage) -> int:
     """What a call did cost."""
     return _price(lane, usage.tokens_in, usage.tokens_out)
+
+
+def estimate(lane: Lane, effort: Effort) -> int:
+    """What a task would cost by its own estimate."""
+    return _price(lane, effort.tokens_in, effort.tokens_out)
 
 
 def _price(lane: Lane, tokens_in: int, tokens_out: int) -> int:

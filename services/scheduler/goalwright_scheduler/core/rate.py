@@ -33,12 +33,8 @@ class PoolRate:
 
 def free_at(rate: PoolRate) -> float:
     """When the pool may make its next call."""
-    at = rate.blocked_until
-    if rate.requests_per_minute:
-        at = max(at, rate.next_request - _TOLERANCE_SECONDS)
-    if rate.tokens_per_minute:
-        at = max(at, rate.next_tokens - _TOLERANCE_SECONDS)
-    return at
+    paced = max(rate.next_request, rate.next_tokens) - _TOLERANCE_SECONDS
+    return max(rate.blocked_until, paced)
 
 
 def spend(rate: PoolRate, now: float, tokens: int) -> PoolRate | None:

@@ -16,7 +16,8 @@ CACHE_PER_LANE = 10_000
 
 
 class Ready(NamedTuple):
-    """One ready task. Higher `rank` goes first; `cost` is what its dispatch reserves, in micro-dollars."""
+    """One ready task. Higher `rank` goes first; `cost` is what its dispatch reserves in micro-dollars, where that
+    is not its lane's."""
 
     id: int
     goal: int
@@ -46,6 +47,7 @@ class ReadyTasks:
         self._current: dict[int, Ready] = {}  # the entry that counts, by task
         self._counts: dict[str, int] = {}  # live entries by lane
         self._weights: dict[int, float] = {}
+        self._costs: dict[str, int] = {}
         self._cut: set[tuple[str, int]] = set()  # Postgres holds more of this goal on this lane
         self._truncated: set[str] = set()  # Postgres holds more of this lane
         self._wanting: set[str] = set()  # lanes to refill
@@ -77,6 +79,10 @@ class ReadyTasks:
             self._weights[goal] = weight
         for pool in self._pools.values():
             pool.turns.reweigh(goal, weight)
+
+    def set_cost(self, lane: str, cost: int) -> None:
+        """What a dispatch on this lane reserves; 0 on free lanes, where each counts 1."""
+        self._costs[lane] = cost
 
     def mark_truncated(self, lane: str, goal: int | None = None) -> None:
         """Postgres holds more tasks of this lane (of this goal on it) than were pushed."""
@@ -127,7 +133,8 @@ class ReadyTasks:
             if not eligible(goal):
                 self._drop(pool, goal)
                 continue
-            if not turns.charge(heap[0][2].cost or 1):
+            top = heap[0][2]
+            if not turns.charge(top.cost or self._costs.get(top.lane) or 1):
                 turns.pass_on()
                 continue
             passed = 0

@@ -14,7 +14,7 @@ class State(StrEnum):
     EXPANDED = "expanded"  # waits for a generation of children
     CHECKING = "checking"  # its answer is being checked by child tasks
     RETRY_WAIT = "retry_wait"  # ready again at `not_before`
-    PARKED = "parked"  # waits for a person
+    PARKED = "parked"  # waits for a person, or for money that its goal does not have
     SUCCEEDED = "succeeded"
     DEAD = "dead"
     CANCELLED = "cancelled"
@@ -44,7 +44,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.EXPANDED: frozenset({State.READY, State.SUCCEEDED, State.DEAD}) | _ENDS,
     State.CHECKING: frozenset({State.SUCCEEDED, State.RETRY_WAIT, State.DEAD}) | _ENDS,
     State.RETRY_WAIT: frozenset({State.READY, State.SUCCEEDED, State.DEAD}) | _ENDS,
-    State.PARKED: frozenset({State.READY, State.SUCCEEDED, State.DEAD}) | _ENDS,
+    State.PARKED: frozenset({State.BLOCKED, State.READY, State.SUCCEEDED, State.DEAD}) | _ENDS,
     **dict.fromkeys(FINAL, frozenset()),
 }
 

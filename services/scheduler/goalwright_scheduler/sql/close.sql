@@ -12,6 +12,7 @@ WITH ended AS (
         GROUP BY parent ORDER BY parent
     ) AS closed
     WHERE p.id = closed.parent AND NOT p.id = ANY($1::bigint[])
+      AND p.state NOT IN ('succeeded', 'dead', 'cancelled', 'skipped')
     RETURNING p.id, p.goal, p.open_children
 )
 SELECT 'ended' AS what, e.id, e.goal, e.parent, e.lane, e.epoch, e.was, e.held, s.key

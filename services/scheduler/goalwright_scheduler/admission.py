@@ -1,0 +1,231 @@
+"""Admission of deliverables under a budget, and what estimates learn from actuals.
+
+When the open tasks of a plan are likely to cost more than is left, the deliverables that bring most are done and
+the tasks of the others are parked, visibly; they come back when the budget is raised or the estimates fall. A goal
+of which only such tasks are left asks for money, as one does that has run out of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from graphlib import TopologicalSorter
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from goalwright_scheduler.change import Change
+from goalwright_scheduler.core import admission, calibration, estimates, money, roi
+from goalwright_scheduler.core.calibration import Calibration, Ratio
+from goalwright_scheduler.core.ready import Ready
+from goalwright_scheduler.core.states import GoalStatus, State
+from goalwright_scheduler.ranking import worth
+
+Row: TypeAlias = asyncpg.Record
+
+_LOOK_SECONDS = 1.0
+"""How often goals with parked tasks are looked at."""
+
+_MOVED_SHARE = 0.05
+"""Admission is decided again when this share of the budget has been spent since."""
+
+
+class Admissions:
+    """What the leader remembers of admission: goals with tasks parked over their budget, and what lanes have
+    taught. Part of its memory: loaded at takeover and after any error."""
+
+    def __init__(self) -> None:
+        self.calibrations: dict[str, Calibration] = {}
+        self._parked: dict[int, int] = {}  # goal → money spent when it was last decided
+        self._look_at: datetime | None = None
+
+    async def load(self, db: asyncpg.Connection[Row]) -> None:
+        """Everything from Postgres, anew."""
+        self.calibrations = {
+            row["lane"]: Calibration(
+                Ratio(row["cost_tasks"], row["cost_estimated"], row["cost_actual"]),
+                Ratio(row["seconds_tasks"], row["seconds_estimated"], row["seconds_actual"]),
+            )
+            for row in await db.fetch("SELECT * FROM lane_calibration")
+        }
+        rows = await db.fetch(
+            """SELECT g.num, g.spent FROM goal g WHERE g.finished_at IS NULL
+               AND EXISTS (SELECT FROM task t WHERE t.goal = g.num AND t.over_budget IS NOT NULL)"""
+        )
+        self._parked = {row["num"]: row["spent"] for row in rows}
+        self._look_at = None
+
+    async def review(self, change: Change, short: set[int], *, look: bool) -> None:
+        """Decide anew for the goals that this change asks for, and from time to time for those with parked
+        tasks. A goal that nothing can go on in joins the `short` ones, which pause and ask for money."""
+        await self._learn(change)
+        asked = set(change.admit)
+        due = asked | (self._due(change.now, short) if look else set())
+        if not due:
+            return
+        for row in await change.fetch("load_money", sorted(due)):
+            goal, paused = row["num"], row["status"] == GoalStatus.PAUSED
+            moved = row["spent"] - self._parked.get(goal, 0) >= _MOVED_SHARE * row["budget"]
+            if goal not in asked and (paused or not (goal in short or moved or not row["busy"])):
+                continue
+            if await self._admit(change, row):
+                short.discard(goal)
+            elif goal in self._parked and not row["busy"] and not paused:
+                short.add(goal)
+
+    def _due(self, now: datetime, short: set[int]) -> set[int]:
+        if self._look_at is not None and now < self._look_at:
+            return set()
+        self._look_at = now + timedelta(seconds=_LOOK_SECONDS)
+        return set(self._parked) | short
+
+    async def _admit(self, change: Change, goal: Row) -> bool:
+        """Park what the goal cannot pay for, and bring back what it can. True when something came back."""
+        num, root = goal["num"], goal["root_task"]
+        priced = [name for name, lane in change.lanes.items() if money.hold(lane)]
+        if num not in self._parked and not (priced and await change.db.fetchval(_ANY_PRICED, root, priced)):
+            return False
+        rows = await change.fetch("load_plan", root)
+        nodes, reserve = _plan(change, rows, self.calibrations, await _values(change, root))
+        order = list(TopologicalSorter({task: node.needs for task, node in nodes.items()}).static_order())
+        left = goal["may_spend"]
+        begun = [row["id"] for row in rows if _begun(row)]
+        choice = admission.choose(order, nodes, left, started=begun, reserve=reserve)
+        waits = await _park(change, num, rows, choice, _needs(order, nodes, choice), left)
+        back = [row["id"] for row in rows if row["over_budget"] is not None and row["id"] in choice.tasks]
+        returned = await change.fetch("readmit", back, change.now) if back else []
+        for row in returned:
+            if row["state"] == State.READY:
+                change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
+        if waits:
+            self._parked[num] = goal["spent"]
+        else:
+            self._parked.pop(num, None)
+        return bool(returned)
+
+    async def _learn(self, change: Change) -> None:
+        """Add what this commit teaches, one statement for all lanes. Much news has admissions decided anew."""
+        if not change.lessons:
+            return
+        again = [lesson.task for lesson in change.lessons if lesson.epoch > 1]
+        rows = await change.fetch("load_costs", again) if again else []
+        paid = {row["task"]: row["paid"] for row in rows}
+        taught: dict[str, Calibration] = {}
+        for lesson in change.lessons:
+            once = lesson.epoch == 1 and lesson.seconds > 0
+            taught[lesson.lane] = taught.get(lesson.lane, calibration.NONE) + calibration.observed(
+                estimated_cost=lesson.estimated_cost,
+                actual_cost=lesson.cost + paid.get(lesson.task, 0),
+                estimated_seconds=lesson.estimated_seconds if once else 0.0,
+                actual_seconds=lesson.seconds,
+            )
+        change.lessons.clear()
+        for lane, seen in taught.items():
+            known = self.calibrations.get(lane, calibration.NONE)
+            self.calibrations[lane] = known + seen
+            if calibration.moved(known, self.calibrations[lane]):
+                change.admit |= set(self._parked)
+        kept = [(lane, self.calibrations[lane]) for lane in sorted(taught)]
+        await change.execute(
+            "calibrate", [lane for lane, _ in kept],
+            [c.cost.tasks for _, c in kept], [c.cost.estimated for _, c in kept], [c.cost.actual for _, c in kept],
+            [c.seconds.tasks for _, c in kept], [c.seconds.estimated for _, c in kept],
+            [c.seconds.actual for _, c in kept],
+        )  # fmt: skip
+
+
+_ANY_PRICED = """SELECT EXISTS (
+    SELECT FROM task p JOIN task t ON t.parent = p.id AND t.generation = p.expansions
+    WHERE p.id = $1 AND t.lane = ANY($2::text[]) AND t.state IN ('blocked', 'ready', 'parked'))"""
+
+
+async def _values(change: Change, root: int) -> tuple[set[str], dict[str, float]]:
+    """The goal's deliverables, and the values of those that have one of their own."""
+    row = await change.db.fetchrow(
+        "SELECT outputs, spec -> 'params' -> 'deliverables' AS told FROM task_spec WHERE id = $1", root
+    )
+    assert row is not None
+    told = json.loads(row["told"]) if row["told"] else []
+    return set(row["outputs"]), {item["name"]: item["value"] for item in told or ()}
+
+
+def _begun(row: Row) -> bool:
+    """Tasks that were dispatched once are under way: they are never parked."""
+    return bool(row["epoch"]) and row["over_budget"] is None
+
+
+def _plan(
+    change: Change, rows: Sequence[Row], learned: Mapping[str, Calibration], deliverables: Any
+) -> tuple[dict[int, roi.Node[int]], dict[int, float]]:
+    """The open tasks as nodes whose cost is what they are likely to cost still, in micro-dollars; and how much
+    more than that must be free when each goes."""
+    exports, values = deliverables
+    consumed = {name for row in rows for name in row["inputs"]}
+    free = exports | ({name for row in rows for name in row["outputs"]} - consumed)
+    needs: dict[int, list[int]] = {row["id"]: [] for row in rows}
+    for row in rows:
+        for child in row["children"]:
+            if child in needs:
+                needs[child].append(row["id"])
+    nodes, reserve = {}, {}
+    for row in rows:
+        task, lane = row["id"], change.lanes.get(row["lane"])
+        raw = estimates.raw_cost(lane, row["tokens_in"], row["tokens_out"], row["output_cap"])
+        likely = estimates.likely(raw, learned.get(row["lane"], calibration.NONE))
+        if row["state"] in _UNDER_WAY:
+            likely = max(0, likely - row["paid"])
+        nodes[task] = roi.Node(
+            task,
+            tuple(needs[task]),
+            worth(row["outputs"], row["value"], free, values),
+            likely,
+            estimates.confidence(row["confidence"], row["max_failures"]),
+            0.0,
+        )
+        reserve[task] = max(0.0, estimates.hold(lane, row["output_cap"]) - likely)
+    return nodes, reserve
+
+
+_UNDER_WAY = (State.DISPATCHED, State.EXPANDED, State.CHECKING)
+
+
+def _needs(
+    order: Sequence[int], nodes: Mapping[int, roi.Node[int]], choice: admission.Admission[int]
+) -> dict[int, int]:
+    """What the cheapest deliverable of each task that is not admitted would cost more; linear in the graph."""
+    needs: dict[int, int] = {}
+    for task in reversed(order):
+        if task in choice.tasks:
+            continue
+        if task in choice.declined:
+            needs[task] = min(round(choice.declined[task]), needs.get(task, _MUCH))
+        for need in nodes[task].needs:
+            needs[need] = min(needs.get(task, _MUCH), needs.get(need, _MUCH))
+    return needs
+
+
+_MUCH = 2**62
+
+
+async def _park(
+    change: Change,
+    goal: int,
+    rows: Sequence[Row],
+    choice: admission.Admission[int],
+    needs: Mapping[int, int],
+    left: int,
+) -> bool:
+    """Park what is not admitted and has not begun; questions cost nothing and stay. True when tasks of the goal
+    are parked now."""
+    others = [row for row in rows if row["id"] not in choice.tasks]
+    out = [
+        row["id"] for row in others if row["state"] in (State.BLOCKED, State.READY) and row["lane"] != "human"
+    ]
+    for row in await change.fetch("park_over_budget", out, [needs[task] for task in out]) if out else ():
+        change.emit(
+            goal, "task.parked", row["id"], key=row["key"], lane=row["lane"],
+            reason="over budget: what it serves would cost more than is left",
+            needs_usd=money.usd(row["over_budget"]), left_usd=money.usd(left),
+        )  # fmt: skip
+    return bool(out) or any(row["over_budget"] is not None for row in others)
