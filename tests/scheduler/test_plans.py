@@ -101,6 +101,13 @@ CASES = [
     Case("load_children", (ids(LAYERS, 0, 1),), LENGTH, "of a root", rows=5 * LENGTH),
     Case("load_children", (RUNNING,), 200, "of leaves"),
     Case("load_errors", (RUNNING,), 200),
+    Case("load_contracts", ([LAYERS] * 200, [b"x"] * 200), 200),
+    Case("load_contracts_elsewhere", ([LAYERS] * 200, [b"x"] * 200), 200),
+    Case("lead_contracts", ([LAYERS] * 200, [bytes([n]) for n in range(200)], RUNNING), 200),
+    Case("wait_for_twin", (READY, RUNNING), 200),
+    Case("release_twins", (RUNNING,), 200),
+    Case("load_made", (LAYERS * 100_000 + 1,), 3),
+    Case("load_votes", (LAYERS * 100_000, 2), 3),
     Case("load_ancestors", (RUNNING,), 600),
     Case("load_graph", (LAYERS, 0, 1000), 1000, "first page", rows=WHOLE, reader=True),
     Case(
@@ -230,6 +237,10 @@ def literal(value: Any) -> str:
     match value:
         case None:
             return "NULL"
+        case bytes():
+            return rf"'\x{value.hex()}'"
+        case list() if value and isinstance(value[0], bytes):
+            return "ARRAY[" + ",".join(literal(v) + "::bytea" for v in value) + "]"
         case list():
             inside = ",".join("NULL" if v is None else json.dumps(str(v)) for v in value)
             return literal("{" + inside + "}")

@@ -115,7 +115,7 @@ async def test_refusal_for_the_rate_moves_the_pool_and_counts_no_failure(system:
     def answer(work: Any) -> dict[str, Any]:
         gone.append((work["spec"]["key"], loop.time()))
         if len(gone) == 1:
-            return {"kind": "throttled", "retry_after_seconds": 1.0, "rate": {"requests_per_minute": 6000}}
+            return {"kind": "throttled", "retry_after_seconds": 3.0, "rate": {"requests_per_minute": 6000}}
         return {**echo(work), **USED}
 
     system.perform("agent.ask", answer, slots=1, client="service")
@@ -127,7 +127,7 @@ async def test_refusal_for_the_rate_moves_the_pool_and_counts_no_failure(system:
 
     await wait_for(explained)
     assert (await system.finished(goal))["status"] == "done"
-    assert gone[1][1] - gone[0][1] >= 1.0
+    assert gone[1][1] - gone[0][1] >= 3.0
     assert [(await system.task(goal, key))["failures"] for key in "ab"] == [0, 0]
     assert (await system.goal(goal))["spent_usd"] == 0.00001
 

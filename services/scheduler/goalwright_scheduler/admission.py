@@ -97,7 +97,9 @@ class Admissions:
         returned = await change.fetch("readmit", back, change.now) if back else []
         for row in returned:
             if row["state"] == State.READY:
-                change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
+                change.ready.append(
+                    Ready(row["id"], row["goal"], row["lane"], row["rank"], screened=row["screened"])
+                )
         if waits:
             self._parked[num] = goal["spent"]
         else:

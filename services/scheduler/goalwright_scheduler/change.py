@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import orjson
@@ -87,6 +87,23 @@ class ReplanEnded:
     """To do before the commit: a replan has ended; who still needs a dead task of its generation is skipped."""
 
     task: int
+
+
+@dataclass(frozen=True, slots=True)
+class TwinEnded:
+    """To do before the commit: those that waited for this task are ready."""
+
+    task: int
+
+
+@dataclass(frozen=True, slots=True)
+class VotesCast:
+    """To do before the commit: count the votes of a task's replicas."""
+
+    task: int
+
+
+Followup: TypeAlias = GoalEnds | ChecksEnded | ReplanEnded | TwinEnded | VotesCast
 
 
 @dataclass(slots=True)
@@ -176,6 +193,9 @@ class Change:
     rates: Mapping[str, PoolRate]
     flights: Mapping[str, Flight] = field(default_factory=dict)
     lines: Mapping[int, GoalLine] = field(default_factory=dict)
+    leaders: Set[int] = frozenset()  # tasks that twins wait for
+    new_leaders: set[int] = field(default_factory=set)
+    gone_leaders: set[int] = field(default_factory=set)
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     events: dict[int, list[tuple[str, int | None, dict[str, Any]]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -193,7 +213,7 @@ class Change:
     moved: list[tuple[int, int]] = field(default_factory=list)  # settled: goal and overrun
     results: list[tuple[Any, ...]] = field(default_factory=list)
     artifacts: list[tuple[int, int, int, str, int | None, str]] = field(default_factory=list)
-    followups: list[GoalEnds | ChecksEnded | ReplanEnded] = field(default_factory=list)
+    followups: list[Followup] = field(default_factory=list)
     active: dict[int, bool] = field(default_factory=dict)
     reload: set[int] = field(default_factory=set)
     admit: set[int] = field(default_factory=set)  # goals whose plan or money is another now
@@ -253,15 +273,9 @@ class Change:
     def fork(self) -> Change:
         """A part of this change that may still be refused: `merge` it when it was not."""
         return Change(
-            self.db,
-            self.now,
-            self.settings,
-            self.lanes,
-            {**self.rates, **self.new_rates},
-            self.flights,
-            self.lines,
-            self.calibrations,
-        )
+            self.db, self.now, self.settings, self.lanes, {**self.rates, **self.new_rates},
+            flights=self.flights, lines=self.lines, leaders=self.leaders, calibrations=self.calibrations,
+        )  # fmt: skip
 
     def merge(self, part: Change) -> None:
         """Take over a part that succeeded."""
@@ -269,6 +283,8 @@ class Change:
             self.events[goal] += events
         self.ready += part.ready
         self.landed += part.landed
+        self.new_leaders |= part.new_leaders
+        self.gone_leaders |= part.gone_leaders
         self.due += part.due
         self.new_contracts |= part.new_contracts
         self.cancels += part.cancels

@@ -14,7 +14,7 @@ from goalwright_shared.messages import Contract, Pruned, TaskSpec
 
 from goalwright_scheduler import people, ranking
 from goalwright_scheduler.change import Change, TaskRow
-from goalwright_scheduler.core import money
+from goalwright_scheduler.core import money, twins
 from goalwright_scheduler.core.digests import action_digest
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import State
@@ -24,7 +24,7 @@ SHOWN_TASKS = 500
 
 _TASK = (
     "id", "goal", "parent", "generation", "depth", "lane", "state", "unmet", "children", "head_start", "rank",
-    "ready_at",
+    "ready_at", "screened",
 )  # fmt: skip
 _SPEC = ("id", "key", "inputs", "outputs", "value", "action", "spec")
 
@@ -81,11 +81,14 @@ async def insert_generation(
     continuation: str | None = None,
     to: State = State.EXPANDED,
     values: Mapping[str, float] | None = None,
+    share: bool = True,
 ) -> list[dict[str, Any]] | None:
     """Children for a parent that was in one of `states` at its epoch; None when that race was lost.
 
     Returns the first children as events tell them. `continuation` is JSON; `values` are the deliverables'.
+    `share`: whether equal ones of them may share a result.
     """
+    share = share and change.settings.share_equal_tasks != "never"
     await limit(change, parent, len(specs))
     row = await change.fetchrow(
         "expand", parent.id, parent.epoch, str(to), len(specs), [str(state) for state in states]
@@ -100,9 +103,11 @@ async def insert_generation(
     )  # fmt: skip
     if not specs:
         return []
-    await _bring_inputs(change, parent)
+    await bring_inputs(change, parent)
     starts = ranking.head_starts(change, parent, specs, compiled, values)
-    return await insert_children(change, parent, generation, specs, compiled.needs, starts, set())
+    return await insert_children(
+        change, parent, generation, specs, compiled.needs, starts, set(), share=share and kind != "check"
+    )
 
 
 async def insert_children(
@@ -113,6 +118,8 @@ async def insert_children(
     needs: Mapping[str, Sequence[str]],
     starts: Mapping[str, float],
     met: set[str],
+    *,
+    share: bool,
 ) -> list[dict[str, Any]]:
     """Insert tasks whose `needs` are among themselves or already `met`; the first of them as events tell them."""
     ids = await _new_ids(change, len(specs))
@@ -133,6 +140,7 @@ async def insert_children(
             _task_record(
                 change, by_key[spec.key], parent.goal, parent.id, generation, parent.depth + 1, spec, state,
                 unmet, children[spec.key], starts.get(spec.key, parent.head_start),
+                twins.screened(spec, share=share),
             )
         )  # fmt: skip
     await _insert(change, records)
@@ -200,7 +208,7 @@ def may_use(lanes: Sequence[str], lane: str) -> bool:
     )
 
 
-async def _bring_inputs(change: Change, parent: TaskRow) -> None:
+async def bring_inputs(change: Change, parent: TaskRow) -> None:
     """The parent's inputs become names that its children see (generation 0 of its scope)."""
     await change.flush_results()
     await change.db.execute(
@@ -215,14 +223,14 @@ async def _bring_inputs(change: Change, parent: TaskRow) -> None:
 
 def _task_record(
     change: Change, task: int, goal: int, parent: int | None, generation: int, depth: int, spec: TaskSpec,
-    state: State, unmet: int, children: list[int], head_start: float,
+    state: State, unmet: int, children: list[int], head_start: float, screened: bool = False,
 ) -> tuple[Any, ...]:  # fmt: skip
     ready = state is State.READY
     rank = head_start - change.now.timestamp() if ready else 0.0
     if ready:
-        change.ready.append(Ready(task, goal, spec.lane, rank))
+        change.ready.append(Ready(task, goal, spec.lane, rank, screened=screened))
     return (task, goal, parent, generation, depth, spec.lane, str(state), unmet, children, head_start, rank,
-            change.now if ready else None)  # fmt: skip
+            change.now if ready else None, screened)  # fmt: skip
 
 
 async def _new_ids(change: Change, count: int) -> range:

@@ -85,7 +85,13 @@ async def accept(
         row = (await change.load([root]))[root]
         values = submission.values_of(plan.deliverables)
         children = await expansion.insert_generation(
-            change, row, list(plan.plan), plan.compiled, states=[State.EXPANDED], values=values
+            change,
+            row,
+            list(plan.plan),
+            plan.compiled,
+            states=[State.EXPANDED],
+            values=values,
+            share=change.settings.share_equal_tasks == "always",
         )
         expansion.emit_adopted(change, row, children, plan.plan, plan.contract, "client")
     return goal_id, str(status), False

@@ -23,8 +23,8 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from goalwright_scheduler import checking, control, dispatch, goals, outcomes, sweep, tasks
-from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds, ReplanEnded
+from goalwright_scheduler import checking, control, dispatch, goals, outcomes, sweep, tasks, twins
+from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds, ReplanEnded, TwinEnded, VotesCast
 from goalwright_scheduler.core.states import GoalStatus
 from goalwright_scheduler.core.submission import Parsed
 from goalwright_scheduler.intake import bury
@@ -249,6 +249,9 @@ class Loop:
             await self._memory.admissions.review(change, self._memory.short_goals, look=tick)
             if tick:
                 await self._sweep(change)
+            while any(task.screened for task in change.ready):
+                await twins.screen(change)
+                await follow(change)
             await self._settle(change)
             await change.flush_results()  # what is dispatched may need them
             self._memory.ready.push(change.ready)
@@ -273,15 +276,9 @@ class Loop:
             raise LostLead(f"term {self._term} is over")
         memory = self._memory
         return Change(
-            self._db,
-            row["now"],
-            self._settings,
-            memory.lanes,
-            memory.rates,
-            memory.flights,
-            memory.lines,
-            memory.admissions.calibrations,
-        )
+            self._db, row["now"], self._settings, memory.lanes, memory.rates, flights=memory.flights,
+            lines=memory.lines, leaders=memory.leaders, calibrations=memory.admissions.calibrations,
+        )  # fmt: skip
 
     async def _apply(self, change: Change, items: Sequence[Item], answers: _Answers) -> None:
         await self._extend_leases(change, [item for item in items if isinstance(item, Presence)])
@@ -453,6 +450,12 @@ async def follow(change: Change) -> None:
                 row = (await change.load([task])).get(task)
                 if row is not None:
                     await checking.verdict(change, row)
+            case TwinEnded(task):
+                await twins.release(change, [task])
+            case VotesCast(task):
+                row = (await change.load([task])).get(task)
+                if row is not None:
+                    await twins.count_votes(change, row)
             case ReplanEnded(task):
                 row = (await change.load([task])).get(task)
                 if row is not None and row.parent is not None:

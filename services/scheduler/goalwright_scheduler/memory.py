@@ -37,6 +37,7 @@ class Memory:
         self.workers: dict[str, tuple[Alive, str, float]] = {}  # worker → (presence, lane, seen)
         self.flights: dict[str, Flight] = {}  # by task id as messages write it
         self.lines: dict[int, GoalLine] = {}  # event lines of goals that are open
+        self.leaders: set[int] = set()  # tasks that twins wait for
         self.contracts: dict[int, str] = {}  # JSON, of goals that are open
         self._due: list[tuple[datetime, int]] = []  # heap: when to look at which task
 
@@ -54,6 +55,7 @@ class Memory:
         await self._refill(db, None)
         self._due = [(row["due_at"], row["id"]) for row in await db.fetch(SQL["load_due"])]
         heapq.heapify(self._due)
+        self.leaders = {row["leader"] for row in await db.fetch("SELECT DISTINCT leader FROM follower")}
 
     def _charge(self, lanes: dict[str, Lane]) -> None:
         """Turns between goals are charged with what a dispatch reserves."""
@@ -87,6 +89,7 @@ class Memory:
             self.flights.pop(str(task), None)
         for flight in change.new_flights:
             self.flights[str(flight.id)] = flight
+        self.leaders = (self.leaders | change.new_leaders) - change.gone_leaders
         for due in change.due:
             heapq.heappush(self._due, due)
         for goal in change.new_contracts:

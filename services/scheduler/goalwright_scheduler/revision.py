@@ -186,7 +186,9 @@ async def _add(
     if not added:
         return []
     met = {key for key, row in rows.items() if row.state is State.SUCCEEDED}
-    told = await expansion.insert_children(change, target, generation, added, compiled.needs, {}, met)
+    told = await expansion.insert_children(
+        change, target, generation, added, compiled.needs, {}, met, share=True
+    )
     await change.db.execute(
         "UPDATE task SET open_children = open_children + $2 WHERE id = $1", target.id, len(added)
     )

@@ -29,6 +29,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Sequence,
     SmallInteger,
@@ -115,6 +116,7 @@ task = Table(
     Column("head_start", Double, nullable=False, server_default=text("0")),
     Column("rank", Double, nullable=False, server_default=text("0")),
     Column("hold", BigInteger, nullable=False, server_default=text("0")),
+    Column("screened", Boolean, nullable=False, server_default=text("false")),
     Column("announced", Boolean, nullable=False, server_default=text("false")),
     Column("ready_at", _moment),
     Column("dispatched_at", _moment),
@@ -175,7 +177,7 @@ expansion = Table(
     Column("revision", Integer, nullable=False, server_default=text("0")),
     Column("continuation", JSONB),
     Column("revisions", ARRAY(Text), nullable=False, server_default=text("'{}'")),
-    CheckConstraint("kind IN ('resume', 'replace', 'check')", name="expansion_kind"),
+    CheckConstraint("kind IN ('resume', 'replace', 'check', 'vote')", name="expansion_kind"),
     CheckConstraint("kind <> 'resume' OR continuation IS NOT NULL", name="expansion_resumes_with"),
 )
 
@@ -188,6 +190,23 @@ artifact = Table(
     Column("name", Text, primary_key=True),
     Column("task", BigInteger),
     Column("ref", JSON, nullable=False),
+)
+
+contract = Table(
+    "contract",
+    metadata,
+    Column("goal", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, primary_key=True),  # of what decides a task's result
+    Column("task", BigInteger, nullable=False),
+    Index("contract_hash", "hash"),
+)
+
+follower = Table(
+    "follower",
+    metadata,
+    Column("task", BigInteger, primary_key=True, autoincrement=False),
+    Column("leader", BigInteger, nullable=False),
+    Index("follower_leader", "leader"),
 )
 
 lane = Table(

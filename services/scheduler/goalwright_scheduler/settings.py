@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from goalwright_shared.messages import Lane
 from goalwright_shared.settings import ServiceSettings
 from pydantic import Field
@@ -25,6 +27,14 @@ class SchedulerSettings(ServiceSettings):
     max_tasks: int = Field(default=1_000_000, ge=1, description="tasks of one goal, over all expansions")
     max_depth: int = Field(default=16, ge=1, description="nesting of expansions")
     max_replans: int = Field(default=5, ge=0, description="replans of one goal")
+    share_equal_tasks: Literal["made", "always", "never"] = Field(
+        default="made",
+        description="whose equal tasks share one result: those that planners and performers make, also those of "
+        "submitted plans (always), or nobody's",
+    )
+    share_across_goals: bool = Field(
+        default=False, description="take results of equal tasks from other goals of the same owner"
+    )
     pool_park_seconds: float = Field(
         default=30.0, gt=0, description="how long a pool with a bad key or no quota is left alone"
     )

@@ -11,7 +11,17 @@ from typing import Any
 from goalwright_shared.messages import ArtifactRef, Done, TaskError
 
 from goalwright_scheduler import people, replans
-from goalwright_scheduler.change import Bill, Change, ChecksEnded, Flight, GoalEnds, ReplanEnded, TaskRow
+from goalwright_scheduler.change import (
+    Bill,
+    Change,
+    ChecksEnded,
+    Flight,
+    GoalEnds,
+    ReplanEnded,
+    TaskRow,
+    TwinEnded,
+    VotesCast,
+)
 from goalwright_scheduler.core import money, retry
 from goalwright_scheduler.core.digests import digest, result_digest
 from goalwright_scheduler.core.ready import Ready
@@ -90,8 +100,11 @@ async def _follow(change: Change, rows: Sequence[Any]) -> set[int]:
         match row["what"]:
             case "ended":
                 done.add(row["id"])
+                _twins_of(change, row["id"])
             case "ready":
-                change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
+                change.ready.append(
+                    Ready(row["id"], row["goal"], row["lane"], row["rank"], screened=row["screened"])
+                )
             case "parked":
                 parked.append(row["id"])
             case "whole":
@@ -120,8 +133,14 @@ async def close(change: Change, ids: Sequence[int], state: State, reason: str) -
     await parents_ended(change, [task for task in whole if task not in set(under)])
 
 
+def _twins_of(change: Change, task: int) -> None:
+    if task in change.leaders or task in change.new_leaders:
+        change.followups.append(TwinEnded(task))
+
+
 def closed(change: Change, row: Any, state: State, reason: str) -> None:
     change.landed.append(row["id"])
+    _twins_of(change, row["id"])
     if replans.is_replan(row["lane"], row["key"]):
         change.followups.append(ReplanEnded(row["id"]))
     if row["was"] == State.DISPATCHED:
@@ -211,6 +230,8 @@ async def parents_ended(change: Change, parents: Sequence[int]) -> None:
                 await end_with_children(change, row)
             case "check" if row.state is State.CHECKING:
                 change.followups.append(ChecksEnded(row.id))
+            case "vote" if row.state is State.EXPANDED:
+                change.followups.append(VotesCast(row.id))
 
 
 async def resume(change: Change, row: TaskRow, states: Sequence[State], turns: int = 1) -> bool:
@@ -279,12 +300,13 @@ def succeeded_event(
     outputs: dict[str, ArtifactRef],
     cost: int,
     tokens: tuple[int, int],
+    **more: Any,
 ) -> None:
-    """Tell that a performer's answer was taken."""
+    """Tell that an answer was taken."""
     change.emit(
         row.goal, "task.succeeded", row.id,
         key=row.key, lane=row.lane, epoch=row.epoch, seconds=seconds_of(change, row), cost_usd=money.usd(cost),
         tokens_in=tokens[0], tokens_out=tokens[1], summary=summary, outputs=sorted(outputs),
         result=result_digest((name, ref.sha256) for name, ref in outputs.items()),
-        parent=text(row.parent),
+        parent=text(row.parent), **more,
     )  # fmt: skip

@@ -49,7 +49,7 @@ async def reason(
         case State.PARKED:
             return _parked(goal, row)
         case State.BLOCKED:
-            found = await _waits_for(pool, row)
+            found = await _waits_for(pool, row) if row["unmet"] else await _waits_for_twin(pool, row)
         case State.RETRY_WAIT:
             found = "retry_at", f"tried again at {_iso(row['due_at'])} after {row['failures']} failures"
         case _ if goal["status"] == "paused":
@@ -99,6 +99,17 @@ async def _waits_for(pool: asyncpg.Pool[asyncpg.Record], row: asyncpg.Record) ->
         parts.append(f"{what} ({need['state']}{since} on {need['lane']})")
     more = f" and {row['unmet'] - len(parts)} more" if row["unmet"] > len(parts) else ""
     return "waits_for_input", "; ".join(parts) + more
+
+
+async def _waits_for_twin(pool: asyncpg.Pool[asyncpg.Record], row: asyncpg.Record) -> Reason:
+    twin = await pool.fetchrow(
+        """SELECT s.key, t.state, t.lane FROM follower f JOIN task t ON t.id = f.leader
+           JOIN task_spec s ON s.id = t.id WHERE f.task = $1""",
+        row["id"],
+    )
+    if twin is None:
+        return "waits_for_twin", "for an equal task, which has just ended"
+    return "waits_for_twin", f"task {twin['key']} does the same ({twin['state']} on {twin['lane']})"
 
 
 async def _waits_to_go(

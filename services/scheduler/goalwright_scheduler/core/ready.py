@@ -24,6 +24,7 @@ class Ready(NamedTuple):
     lane: str
     rank: float
     cost: int = 0
+    screened: bool = False  # looked at before it is dispatched (`twins`)
 
 
 _Heap: TypeAlias = list[tuple[float, int, Ready]]

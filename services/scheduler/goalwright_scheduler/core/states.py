@@ -28,7 +28,10 @@ _ENDS = frozenset({State.CANCELLED, State.SKIPPED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.BLOCKED: frozenset({State.READY, State.PARKED}) | _ENDS,
-    State.READY: frozenset({State.BLOCKED, State.DISPATCHED, State.PARKED, State.DEAD}) | _ENDS,
+    State.READY: frozenset(
+        {State.BLOCKED, State.DISPATCHED, State.EXPANDED, State.SUCCEEDED, State.PARKED, State.DEAD}
+    )
+    | _ENDS,
     State.DISPATCHED: frozenset(
         {
             State.SUCCEEDED,

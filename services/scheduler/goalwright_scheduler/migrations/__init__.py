@@ -93,12 +93,12 @@ async def prune(dsn: str, *, older_than_days: float) -> int:
 async def _forget(connection: asyncpg.Connection[asyncpg.Record], goal: int) -> None:
     """Delete a goal with everything of its: hot tables have no foreign keys that would."""
     async with connection.transaction():
-        for table, column in (("task_result", "task"), ("task_spec", "id")):
+        for table, column in (("task_result", "task"), ("follower", "task"), ("task_spec", "id")):
             await connection.execute(
                 f"DELETE FROM {table} WHERE {column} IN (SELECT id FROM task WHERE goal = $1)",  # noqa: S608 - our own names
                 goal,
             )
-        for table in ("task", "artifact", "outbox"):
+        for table in ("task", "artifact", "contract", "outbox"):
             await connection.execute(f"DELETE FROM {table} WHERE goal = $1", goal)  # noqa: S608 - our own names
         await connection.execute("DELETE FROM goal WHERE num = $1", goal)
 

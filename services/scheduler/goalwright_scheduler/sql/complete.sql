@@ -41,7 +41,7 @@ WITH answer AS (
         GROUP BY child ORDER BY child
     ) AS met
     WHERE t.id = met.child
-    RETURNING t.id, t.goal, t.lane, t.rank, t.state, t.unmet
+    RETURNING t.id, t.goal, t.lane, t.rank, t.state, t.unmet, t.screened AND t.epoch = 0 AS screened
 ), counted AS (
     UPDATE task p
     SET open_children = p.open_children - done.n
@@ -52,8 +52,8 @@ WITH answer AS (
     WHERE p.id = done.parent
     RETURNING p.id, p.goal, p.open_children
 )
-SELECT 'ended' AS what, id, goal, NULL AS lane, NULL::float8 AS rank FROM ended
+SELECT 'ended' AS what, id, goal, NULL AS lane, NULL::float8 AS rank, false AS screened FROM ended
 UNION ALL
-SELECT state, id, goal, lane, rank FROM freed WHERE unmet = 0 AND state IN ('ready', 'parked')
+SELECT state, id, goal, lane, rank, screened FROM freed WHERE unmet = 0 AND state IN ('ready', 'parked')
 UNION ALL
-SELECT 'whole', id, goal, NULL, NULL FROM counted WHERE open_children = 0
+SELECT 'whole', id, goal, NULL, NULL, false FROM counted WHERE open_children = 0

@@ -5,4 +5,4 @@ SET state = CASE WHEN t.unmet = 0 THEN 'ready' ELSE 'blocked' END, over_budget =
     rank = CASE WHEN t.unmet = 0
                 THEN t.head_start - extract(epoch FROM coalesce(t.ready_at, $2::timestamptz)) ELSE t.rank END
 WHERE t.id = ANY($1::bigint[]) AND t.state = 'parked' AND t.over_budget IS NOT NULL
-RETURNING t.id, t.goal, t.lane, t.rank, t.state
+RETURNING t.id, t.goal, t.lane, t.rank, t.state, t.screened AND t.epoch = 0 AS screened
