@@ -6,26 +6,18 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from goalwright_cli.embedded_nats import EmbeddedNats
 from goalwright_cli.embedded_postgres import EmbeddedPostgres
 from support.performer import Manner
-from support.system import System, opened, wait_for
+from support.system import System, wait_for
 
-from failure.goals import LANES, PERFORMED, done, ended_whole, layered, progress
+from failure.goals import PERFORMED, done, ended_whole, layered, progress
 
 SLOTS = 16
 QUICK, SOME, MANY = Manner((0.0, 0.05)), Manner((0.0, 0.1)), Manner((0.1, 0.3))
-
-
-@pytest.fixture
-async def world(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[System]:
-    """Real servers and lanes whose leases are short; no scheduler yet."""
-    async with opened(nats_server, postgres_dsn, LANES) as made:
-        yield made
 
 
 async def at_random_times(

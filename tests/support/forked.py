@@ -74,7 +74,7 @@ def _server() -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "support.forked"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(here)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
         start_new_session=True,
         preexec_fn=processes._die_with_parent(signal.SIGKILL),
     )
