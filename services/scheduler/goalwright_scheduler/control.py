@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -205,7 +206,11 @@ async def _retry(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     base = await change.db.fetchval(
         "SELECT revision FROM expansion WHERE parent = $1 AND generation = $2", parent.id, row.generation
     )
-    clones = _clones(await _dead_branch(change, row), base + 1)
+    siblings = await _siblings(change, row)
+    again = [task for task in siblings if _name(task.key) == _name(row.key) and task.state in _USEFUL]
+    if again:  # it was retried already
+        return {"ok": True, "added": [], "task_id": str(again[-1].id)}
+    clones = _clones(_dead_branch(row, siblings), siblings, base + 1)
     operations: list[Operation] = [AddTask(task=spec) for spec in clones]
     await revision.apply(
         change,
@@ -220,13 +225,21 @@ async def _retry(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     return {"ok": True, "added": [spec.key for spec in clones]}
 
 
-async def _dead_branch(change: Change, row: TaskRow) -> list[TaskSpec]:
+_USEFUL = frozenset(State) - {State.DEAD, State.SKIPPED, State.CANCELLED}
+
+
+async def _siblings(change: Change, row: TaskRow) -> list[TaskRow]:
+    """The tasks of a task's generation, oldest first."""
+    found = await change.db.fetch(
+        "SELECT id FROM task WHERE parent = $1 AND generation = $2 ORDER BY id", row.parent, row.generation
+    )
+    rows = await change.load([r["id"] for r in found])
+    return [rows[r["id"]] for r in found]
+
+
+def _dead_branch(row: TaskRow, siblings: Sequence[TaskRow]) -> list[TaskSpec]:
     """The dead task and the skipped ones that needed what it or they would have made."""
-    siblings = await change.db.fetch(
-        "SELECT id FROM task WHERE parent = $1 AND generation = $2 AND state = 'skipped' ORDER BY id",
-        row.parent, row.generation,
-    )  # fmt: skip
-    skipped = list((await change.load([r["id"] for r in siblings])).values())
+    skipped = [task for task in siblings if task.state is State.SKIPPED]
     branch, looked_at = [row], 0
     while looked_at < len(branch):  # each may bring more, in whatever order they were inserted
         made, key = {output.name for output in branch[looked_at].spec.outputs}, branch[looked_at].key
@@ -236,15 +249,21 @@ async def _dead_branch(change: Change, row: TaskRow) -> list[TaskSpec]:
     return [task.spec for task in branch]
 
 
-def _clones(specs: Sequence[TaskSpec], number: int) -> list[TaskSpec]:
-    """The same tasks under new keys, after one another as they were."""
-    renamed = {spec.key: f"{spec.key[:110]}.r{number}" for spec in specs}
+def _clones(specs: Sequence[TaskSpec], siblings: Sequence[TaskRow], number: int) -> list[TaskSpec]:
+    """The same tasks under new keys, after those they were after (as far as they live or are cloned too)."""
+    renamed = {spec.key: f"{_name(spec.key)[:110]}.r{number}" for spec in specs}
+    known = {task.key: task.key for task in siblings if task.state in _USEFUL} | renamed
     return [
         spec.model_copy(
-            update={"key": renamed[spec.key], "after": [renamed[key] for key in spec.after if key in renamed]}
+            update={"key": renamed[spec.key], "after": [known[key] for key in spec.after if key in known]}
         )
         for spec in specs
     ]
+
+
+def _name(key: str) -> str:
+    """A task's key without the numbers of its retries."""
+    return re.sub(r"(\.r\d+)+$", "", key)
 
 
 async def _skip(change: Change, owner: str, body: dict[str, Any]) -> Answer:
