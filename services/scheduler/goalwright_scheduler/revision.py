@@ -18,7 +18,7 @@ from goalwright_shared.messages import (
     ValueTask,
 )
 
-from goalwright_scheduler import expansion, people, replans, tasks
+from goalwright_scheduler import expansion, people, ranking, replans, tasks
 from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import money, submission
 from goalwright_scheduler.core.ready import Ready
@@ -79,6 +79,7 @@ async def apply(
     await _rewire(change, target, generation, compiled)
     for key, why in dropped.items():
         await tasks.close(change, [rows[key].id], State.CANCELLED, why or "dropped by a revision")
+    await ranking.rerank(change, target, generation, [*kept, *added], compiled)
     change.admit.add(target.goal)
     change.emit(
         target.goal, "plan.revised", target.id,
@@ -207,10 +208,10 @@ async def _rewire(change: Change, target: TaskRow, generation: int, compiled: Co
     for key, needs in compiled.needs.items():
         for need in needs:
             children[need].append(rows[key].id)
-    await change.db.execute(
+    await change.db.execute(  # nobody waits for what is dropped, or has ended without success
         """UPDATE task SET children = '{}' WHERE parent = $1 AND generation = $2
-           AND state IN ('dead', 'cancelled', 'skipped') AND children <> '{}'""",
-        target.id, generation,
+           AND NOT id = ANY($3::bigint[]) AND children <> '{}'""",
+        target.id, generation, [rows[key].id for key in compiled.needs],
     )  # fmt: skip
     known = {
         row["id"]: row["children"]
