@@ -12,10 +12,11 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import asyncpg
+import psutil
 from goalwright_cli import processes
 
 from bench.runs import Run, measure, warm_up
@@ -50,13 +51,16 @@ async def profile(stand: Stand, workload: Workload) -> str:
             _sampled(roles["scheduler"][0], stand.home / "scheduler.stacks") as scheduler,
             _sampled(roles["performers"][0], stand.home / "performer.stacks") as performer,
         ):
+            before = _switches(roles)
             run = await measure(stand, workload)
+            switches = _switches(roles)
         rows, wal = await db.fetch(_STATEMENTS), (await db.fetch(_WAL))[0]
     finally:
         await db.close()
     return "\n".join(
         [
             _costs(run),
+            _calls_of_the_system(before, switches, run),
             _functions("scheduler", scheduler, run),
             _functions("performers", performer, run),
             _statements(rows, wal, run),
@@ -95,6 +99,28 @@ def _costs(run: Run) -> str:
         f"{run.workload}: {run.tasks_per_second:,.0f} tasks/s under observation; "
         f"CPU µs a task: {run.cpu_us_total:.0f} ({parts})\n"
     )
+
+
+_Switches = dict[str, tuple[int, int, int, int]]
+
+
+def _switches(roles: Mapping[str, Sequence[int]]) -> _Switches:
+    """By role: reads, writes, times it gave up the core and times it was put off it, so far."""
+    found = {}
+    for role, pids in roles.items():
+        process = psutil.Process(pids[0])
+        moved, switched = process.io_counters(), process.num_ctx_switches()
+        found[role] = (moved.read_count, moved.write_count, switched.voluntary, switched.involuntary)
+    return found
+
+
+def _calls_of_the_system(before: _Switches, after: _Switches, run: Run) -> str:
+    """Many writes a task mean that messages leave one by one."""
+    said = ["a task · reads · writes · waits · put off the core (the first process of each role)"]
+    for role in ("scheduler", "nats", "performers"):
+        each = ((new - old) / run.tasks for old, new in zip(before[role], after[role], strict=True))
+        said.append(f"  {role:<12}" + " · ".join(f"{value:6.2f}" for value in each))
+    return "\n".join(said) + "\n"
 
 
 def _functions(role: str, stacks: Counter[tuple[str, ...]], run: Run) -> str:
