@@ -116,14 +116,18 @@ async def serve() -> int:
 
 @dataclass
 class Provider:
-    """A provider of `limit` calls in any `window` seconds (and `burst` more): counts, and refuses what is
-    beyond. Callers speak lines: a number, answered with the number and `ok` or `no` after `seconds`."""
+    """A provider of `limit` calls in any `window` seconds and `burst` more: counts, and refuses what is beyond.
+
+    `by_caller` are the calls of each connection. Callers speak lines: a number, answered with the number and
+    `ok` or `no` after `seconds`.
+    """
 
     limit: int
     window: float
     burst: int = 0
     seconds: float = 0.0
     calls: list[float] = field(default_factory=list)
+    by_caller: list[int] = field(default_factory=list)
     refused: int = 0
     _server: asyncio.Server | None = None
 
@@ -165,9 +169,12 @@ class Provider:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
+        caller = len(self.by_caller)
+        self.by_caller.append(0)
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 taken = self._takes(loop.time())
+                self.by_caller[caller] += 1
                 answer = line.strip() + (b" ok\n" if taken else b" no\n")
                 loop.call_later(self.seconds if taken else 0, _write(writer, answer))
         writer.close()
