@@ -52,7 +52,7 @@ async def take_answers(change: Change, answers: Sequence[Answer]) -> None:
         [f"[{','.join(c.model_dump_json() for c in o.checks)}]" if o.checks else None for o in outcomes],
         [o.worker for o in outcomes],
     )  # fmt: skip
-    ended = await _follow(change, rows)
+    ended = {row["id"] for row in rows if row["what"] == "ended"}
     for answer, took in zip(answers, seconds, strict=True):
         flight = answer.flight
         if flight.id in ended:
@@ -64,6 +64,7 @@ async def take_answers(change: Change, answers: Sequence[Answer]) -> None:
                 outputs=sorted(name for name, _ in answer.hashes), result=result_digest(answer.hashes),
                 parent=text(flight.parent),
             )  # fmt: skip
+    await _follow(change, rows)  # after the events of the children come those of their parents
 
 
 async def complete(change: Change, ended: Sequence[tuple[int, int]], states: Sequence[State]) -> set[int]:
