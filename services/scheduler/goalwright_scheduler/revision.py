@@ -18,7 +18,7 @@ from goalwright_shared.messages import (
     ValueTask,
 )
 
-from goalwright_scheduler import expansion, people, replans, tasks
+from goalwright_scheduler import expansion, people, ranking, replans, tasks
 from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import money, submission
 from goalwright_scheduler.core.ready import Ready
@@ -79,6 +79,7 @@ async def apply(
     await _rewire(change, target, generation, compiled)
     for key, why in dropped.items():
         await tasks.close(change, [rows[key].id], State.CANCELLED, why or "dropped by a revision")
+    await ranking.rerank(change, target, generation, [*kept, *added], compiled)
     change.admit.add(target.goal)
     change.emit(
         target.goal, "plan.revised", target.id,
