@@ -11,8 +11,8 @@ from goalwright_scheduler.settings import HUMAN_LANE
 from goalwright_shared.messages import Lane
 from support.system import System, artifact, wait_for
 
-PERFORMED = "agent.coder"
-"""The lane of our own worker loop here; it costs nothing and asks nothing of a task."""
+PERFORMED, OTHER = "agent.coder", "agent.analyst"
+"""Lanes of our own worker loop here; they cost nothing and ask nothing of a task."""
 
 LANES = [
     HUMAN_LANE,
@@ -22,6 +22,7 @@ LANES = [
     Lane(name="custom.paid", performer="custom", pool="k/m", max_input_tokens=1000, max_output_tokens=1000,
          lease_seconds=60, input_usd_per_mtok=1.0, output_usd_per_mtok=4.0),
     Lane(name=PERFORMED, lease_seconds=3),
+    Lane(name=OTHER, lease_seconds=3),
     Lane(name="agent.generalist", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=3,
          input_usd_per_mtok=1.0, output_usd_per_mtok=4.0),
 ]  # fmt: skip

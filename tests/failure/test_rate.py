@@ -18,6 +18,7 @@ KILLED = (1, 4, 6)
 PER_MINUTE = 3_500
 WINDOW = 6.0
 """Seconds over which the provider counts: a tenth of a minute, as its latency is a tenth of ten seconds."""
+_IN_ONE_GOAL = 5_000
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,11 @@ class Load:
         """As many as the limit allows in that time."""
         return round(self.per_second * self.seconds)
 
+    def goals(self) -> list[int]:
+        """The tasks in goals of a size that one message carries."""
+        many, rest = divmod(self.tasks, _IN_ONE_GOAL)
+        return [_IN_ONE_GOAL] * many + [rest] * bool(rest)
+
 
 async def run(system: System, load: Load, provider: Provider) -> None:
     """All calls of the load; midway some performers are killed."""
@@ -48,8 +54,7 @@ async def run(system: System, load: Load, provider: Provider) -> None:
     await system.start_scheduler_process()
     manner = Manner(provider=provider.port)
     performers = [system.start_performer_process([LANE], n * load.times, manner) for n in load.slots]
-    plan = [{"key": f"t-{n}", "lane": LANE, "max_failures": 9} for n in range(load.tasks)]
-    goal = await system.submit(plan={"tasks": plan}, budget_usd=1_000_000)
+    goals = {await submit(system, size): size for size in load.goals()}
 
     async def half_done() -> bool:
         return len(provider.calls) > load.tasks / 2
@@ -57,7 +62,14 @@ async def run(system: System, load: Load, provider: Provider) -> None:
     await wait_for(half_done, 3 * load.seconds)
     for number in KILLED:
         await system.kill(performers[number])
-    await ended_whole(system, goal, load.tasks + 1, seconds=3 * load.seconds, events=False)
+    for goal, size in goals.items():
+        await ended_whole(system, goal, size + 1, seconds=3 * load.seconds, events=False)
+
+
+async def submit(system: System, tasks: int) -> str:
+    """A goal of so many calls."""
+    plan = [{"key": f"t-{n}", "lane": LANE, "max_failures": 9} for n in range(tasks)]
+    return await system.submit(plan={"tasks": plan}, budget_usd=1_000)
 
 
 def provider_of(load: Load, *, burst_seconds: float) -> Provider:

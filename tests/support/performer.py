@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -32,16 +33,20 @@ class Manner:
 
 
 class Call:
-    """`Perform` in a manner; `performed` are the (key, epoch) of its tries."""
+    """`Perform` in a manner; `performed` are the (task id, epoch) of its tries."""
 
     def __init__(self, manner: Manner, dice: random.Random | None = None) -> None:
         self._manner, self._dice = manner, dice or random.Random()
         self._provider = Caller(manner.provider) if manner.provider else None
         self.performed: list[tuple[str, int]] = []
 
+    def twice(self) -> list[tuple[str, int]]:
+        """Dispatches that were performed more than once."""
+        return [one for one, times in Counter(self.performed).items() if times > 1]
+
     async def __call__(self, work: Work, attempt: Attempt) -> Outcome:
         """One call."""
-        self.performed.append((work.spec.key, work.epoch))
+        self.performed.append((work.task_id, work.epoch))
         if self._provider is not None and not await self._provider.call():
             return Throttled(
                 goal_id=work.goal_id, task_id=work.task_id, epoch=work.epoch,
