@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from goalwright_shared import subjects
 from goalwright_shared.errors import Refused
 from goalwright_shared.messages import (
-    AddTask,
     Lane,
-    Operation,
     TaskError,
     TaskSpec,
     parse_lenient_value,
 )
 from pydantic import ValidationError
 
-from goalwright_scheduler import accounts, expansion, goals, outcomes, pools, replans, revision, tasks
+from goalwright_scheduler import accounts, expansion, goals, outcomes, pools, replans, retries, tasks
 from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import money
 from goalwright_scheduler.core.states import FINAL, GOAL_FINAL, GoalStatus, State
@@ -137,17 +134,19 @@ async def _feedback(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     text = _text(body, "text", required=False)
     if rating is None and not text:
         raise Refused("empty_feedback", "feedback needs a text or a rating", field="text")
-    await change.db.execute(
-        "INSERT INTO feedback (goal, rating, text, at) VALUES ($1, $2, $3, $4)",
-        goal["num"],
-        rating,
-        text,
-        change.now,
-    )
+    new = await change.db.fetchval(
+        """INSERT INTO feedback (goal, rating, text, at)
+           SELECT $1::bigint, $2::float8, $3::text, $4::timestamptz WHERE NOT EXISTS (
+               SELECT FROM feedback WHERE goal = $1 AND rating IS NOT DISTINCT FROM $2 AND text = $3)
+           RETURNING true""",
+        goal["num"], rating, text, change.now,
+    )  # fmt: skip
+    if not new:  # the same words again: a request that was sent twice
+        return {"ok": True, "new": False}
     change.emit(goal["num"], "feedback.received", None, rating=rating, text=text)
     if text and goal["status"] not in GOAL_FINAL:
         await _note(change, goal["num"], "person", text, None)
-    return {"ok": True}
+    return {"ok": True, "new": True}
 
 
 async def _answer(change: Change, owner: str, body: dict[str, Any]) -> Answer:
@@ -179,6 +178,14 @@ async def _replan(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     target = goal["root_task"]
     if body.get("target_task_id") is not None:
         target = (await _task(change, goal, {"task_id": body["target_task_id"]})).id
+    under_way = await change.db.fetchval(
+        """SELECT t.id FROM task t JOIN task_spec s ON s.id = t.id
+           WHERE t.goal = $1 AND s.key LIKE 'replan-%' AND s.spec->>'instruction' = $2
+             AND t.state NOT IN ('succeeded', 'dead', 'cancelled', 'skipped')""",
+        goal["num"], _text(body, "reason"),
+    )  # fmt: skip
+    if under_way is not None:  # asked twice
+        return {"ok": True, "task_id": str(under_way)}
     row = (await change.load([target]))[target]
     evidence = [str(item) for item in body.get("evidence") or ()]
     task = await replans.open(change, row, _text(body, "reason"), evidence)
@@ -186,8 +193,15 @@ async def _replan(change: Change, owner: str, body: dict[str, Any]) -> Answer:
 
 
 async def _retry(change: Change, owner: str, body: dict[str, Any]) -> Answer:
-    """Clone a dead task and its skipped dependants as a revision; a parked or waiting one just goes on."""
-    goal = await _goal(change, owner, body)
+    """Clone a dead task and its skipped dependants; a parked or waiting one just goes on. A goal that has ended
+    takes up all that it had not finished."""
+    goal = await _goal(change, owner, body, running=False)
+    if goal["status"] == GoalStatus.DONE:
+        raise Refused("goal_ended", f"goal {goal['goal_id']} is done: there is nothing to retry")
+    if goal["status"] in GOAL_FINAL:
+        if body.get("task_id") is not None:
+            await _task(change, goal, body)
+        return {"ok": True, "reopened": True, "added": await retries.reopen(change, goal)}
     row = await _task(change, goal, body)
     if row.state in (State.PARKED, State.RETRY_WAIT) and row.lane != "human":
         if not await tasks.resume(change, row, (State.PARKED, State.RETRY_WAIT), turns=0):
@@ -202,73 +216,14 @@ async def _retry(change: Change, owner: str, body: dict[str, Any]) -> Answer:
         raise Refused(
             "not_dead", f"task {row.key} is {row.state}; only a dead task is retried", field="task_id"
         )
-    parent = (await change.load([row.parent]))[row.parent]
-    base = await change.db.fetchval(
-        "SELECT revision FROM expansion WHERE parent = $1 AND generation = $2", parent.id, row.generation
-    )
-    siblings = await _siblings(change, row)
-    again = [task for task in siblings if _name(task.key) == _name(row.key) and task.state in _USEFUL]
-    if again:  # it was retried already
-        return {"ok": True, "added": [], "task_id": str(again[-1].id)}
-    clones = _clones(_dead_branch(row, siblings), siblings, base + 1)
-    operations: list[Operation] = [AddTask(task=spec) for spec in clones]
-    await revision.apply(
-        change,
-        parent,
-        row.generation,
-        base,
-        operations,
-        summary=f"retry of {row.key}",
-        reason="retry by hand",
-        by_hand=True,
-    )
-    return {"ok": True, "added": [spec.key for spec in clones]}
-
-
-_USEFUL = frozenset(State) - {State.DEAD, State.SKIPPED, State.CANCELLED}
-
-
-async def _siblings(change: Change, row: TaskRow) -> list[TaskRow]:
-    """The tasks of a task's generation, oldest first."""
-    found = await change.db.fetch(
-        "SELECT id FROM task WHERE parent = $1 AND generation = $2 ORDER BY id", row.parent, row.generation
-    )
-    rows = await change.load([r["id"] for r in found])
-    return [rows[r["id"]] for r in found]
-
-
-def _dead_branch(row: TaskRow, siblings: Sequence[TaskRow]) -> list[TaskSpec]:
-    """The dead task and the skipped ones that needed what it or they would have made."""
-    skipped = [task for task in siblings if task.state is State.SKIPPED]
-    branch, looked_at = [row], 0
-    while looked_at < len(branch):  # each may bring more, in whatever order they were inserted
-        made, key = {output.name for output in branch[looked_at].spec.outputs}, branch[looked_at].key
-        lost = [task for task in skipped if made & set(task.spec.inputs) or key in task.spec.after]
-        branch += [task for task in lost if task not in branch]
-        looked_at += 1
-    return [task.spec for task in branch]
-
-
-def _clones(specs: Sequence[TaskSpec], siblings: Sequence[TaskRow], number: int) -> list[TaskSpec]:
-    """The same tasks under new keys, after those they were after (as far as they live or are cloned too)."""
-    renamed = {spec.key: f"{_name(spec.key)[:110]}.r{number}" for spec in specs}
-    known = {task.key: task.key for task in siblings if task.state in _USEFUL} | renamed
-    return [
-        spec.model_copy(
-            update={"key": renamed[spec.key], "after": [known[key] for key in spec.after if key in known]}
-        )
-        for spec in specs
-    ]
-
-
-def _name(key: str) -> str:
-    """A task's key without the numbers of its retries."""
-    return re.sub(r"(\.r\d+)+$", "", key)
+    return {"ok": True, "added": await retries.retry(change, row)}
 
 
 async def _skip(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     goal = await _goal(change, owner, body)
     row = await _task(change, goal, body)
+    if row.state is State.SKIPPED:
+        return {"ok": True, "skipped": 0}
     if row.state in FINAL or row.is_root:
         raise Refused("not_open", f"task {row.key} is {row.state} and cannot be skipped", field="task_id")
     below = [r["id"] for r in await change.fetch("descendants", [row.id])]
