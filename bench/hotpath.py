@@ -24,8 +24,6 @@ from bench.stand import Stand
 from bench.workloads import Workload
 
 POSTGRES_OPTIONS = ("shared_preload_libraries=pg_stat_statements", "track_wal_io_timing=on")
-_OTHER_THREAD = "threading.py"
-"""In the stacks of all threads but the one that runs the loop: they wait, which looks busy to the sampler."""
 _RATE = 250
 _LINES = 30
 _PACKAGE = re.compile(r"(?:site-packages|services/\w+|shared|lib/python3\.\d+)/(?!site-packages)(\w+)")
@@ -79,7 +77,7 @@ async def _sampled(pid: int, path: Path) -> AsyncIterator[Counter[tuple[str, ...
     log = path.with_suffix(".log")
     process = processes.spawn(
         [spy, "record", "--pid", str(pid), "--rate", str(_RATE), "--format", "raw", "--output", path,
-         "--duration", "3600", "--full-filenames"],
+         "--duration", "3600", "--full-filenames", "--gil"],
         log=log,
     )  # fmt: skip
     await asyncio.sleep(1.0)  # it says nothing when it has attached
@@ -89,8 +87,7 @@ async def _sampled(pid: int, path: Path) -> AsyncIterator[Counter[tuple[str, ...
     await processes.stop(process, number=signal.SIGINT)
     for line in (await asyncio.to_thread(path.read_text)).splitlines():
         stack, _, count = line.rpartition(" ")
-        if _OTHER_THREAD not in stack:
-            stacks[tuple(stack.split(";"))] += int(count)
+        stacks[tuple(stack.split(";"))] += int(count)
 
 
 def _costs(run: Run) -> str:
@@ -125,9 +122,10 @@ def _calls_of_the_system(before: _Switches, after: _Switches, run: Run) -> str:
 
 def _functions(role: str, stacks: Counter[tuple[str, ...]], run: Run) -> str:
     """The CPU of one process by package and by function (the time spent there itself), and by function of
-    ours (with what it calls). What C code without frames does (uvloop, asyncpg) counts for its caller."""
-    total = sum(stacks.values()) or 1
-    us = run.cpu_us[role] / total
+    ours (with what it calls). What C code without frames does (uvloop, asyncpg) counts for its caller; what
+    goes on without the interpreter's lock (the kernel, most of uvloop) is the rest."""
+    total, cpu = sum(stacks.values()) or 1, run.cpu_us[role]
+    us = min(1e6 / _RATE / run.tasks, cpu / total)
     own = ("goalwright_s", "performer.py")  # the scheduler, what is shared, the performer
     parts = [
         ("by package, itself", _by(stacks, lambda stack: [_package(stack[-1])]), 15),
@@ -135,7 +133,7 @@ def _functions(role: str, stacks: Counter[tuple[str, ...]], run: Run) -> str:
          _by(stacks, lambda stack: {_name(frame) for frame in stack if any(part in frame for part in own)}), _LINES),
         ("by function, itself", _by(stacks, lambda stack: [_name(stack[-1])]), _LINES),
     ]  # fmt: skip
-    said = [f"{role}: {run.cpu_us[role]:.0f} µs a task, {total} samples"]
+    said = [f"{role}: {cpu:.0f} µs a task, of it {total * us:.0f} in the interpreter ({total} samples)"]
     for title, counts, most in parts:
         said.append(f"\n  {title}")
         said += [
