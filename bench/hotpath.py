@@ -12,10 +12,11 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import asyncpg
+import psutil
 from goalwright_cli import processes
 
 from bench.runs import Run, measure, warm_up
@@ -23,8 +24,6 @@ from bench.stand import Stand
 from bench.workloads import Workload
 
 POSTGRES_OPTIONS = ("shared_preload_libraries=pg_stat_statements", "track_wal_io_timing=on")
-_OTHER_THREAD = "threading.py"
-"""In the stacks of all threads but the one that runs the loop: they wait, which looks busy to the sampler."""
 _RATE = 250
 _LINES = 30
 _PACKAGE = re.compile(r"(?:site-packages|services/\w+|shared|lib/python3\.\d+)/(?!site-packages)(\w+)")
@@ -50,13 +49,16 @@ async def profile(stand: Stand, workload: Workload) -> str:
             _sampled(roles["scheduler"][0], stand.home / "scheduler.stacks") as scheduler,
             _sampled(roles["performers"][0], stand.home / "performer.stacks") as performer,
         ):
+            before = _switches(roles)
             run = await measure(stand, workload)
+            switches = _switches(roles)
         rows, wal = await db.fetch(_STATEMENTS), (await db.fetch(_WAL))[0]
     finally:
         await db.close()
     return "\n".join(
         [
             _costs(run),
+            _calls_of_the_system(before, switches, run),
             _functions("scheduler", scheduler, run),
             _functions("performers", performer, run),
             _statements(rows, wal, run),
@@ -75,7 +77,7 @@ async def _sampled(pid: int, path: Path) -> AsyncIterator[Counter[tuple[str, ...
     log = path.with_suffix(".log")
     process = processes.spawn(
         [spy, "record", "--pid", str(pid), "--rate", str(_RATE), "--format", "raw", "--output", path,
-         "--duration", "3600", "--full-filenames"],
+         "--duration", "3600", "--full-filenames", "--gil"],
         log=log,
     )  # fmt: skip
     await asyncio.sleep(1.0)  # it says nothing when it has attached
@@ -85,8 +87,7 @@ async def _sampled(pid: int, path: Path) -> AsyncIterator[Counter[tuple[str, ...
     await processes.stop(process, number=signal.SIGINT)
     for line in (await asyncio.to_thread(path.read_text)).splitlines():
         stack, _, count = line.rpartition(" ")
-        if _OTHER_THREAD not in stack:
-            stacks[tuple(stack.split(";"))] += int(count)
+        stacks[tuple(stack.split(";"))] += int(count)
 
 
 def _costs(run: Run) -> str:
@@ -97,11 +98,34 @@ def _costs(run: Run) -> str:
     )
 
 
+_Switches = dict[str, tuple[int, int, int, int]]
+
+
+def _switches(roles: Mapping[str, Sequence[int]]) -> _Switches:
+    """By role: reads, writes, times it gave up the core and times it was put off it, so far."""
+    found = {}
+    for role, pids in roles.items():
+        process = psutil.Process(pids[0])
+        moved, switched = process.io_counters(), process.num_ctx_switches()
+        found[role] = (moved.read_count, moved.write_count, switched.voluntary, switched.involuntary)
+    return found
+
+
+def _calls_of_the_system(before: _Switches, after: _Switches, run: Run) -> str:
+    """Many writes a task mean that messages leave one by one."""
+    said = ["a task · reads · writes · waits · put off the core (the first process of each role)"]
+    for role in ("scheduler", "nats", "performers"):
+        each = ((new - old) / run.tasks for old, new in zip(before[role], after[role], strict=True))
+        said.append(f"  {role:<12}" + " · ".join(f"{value:6.2f}" for value in each))
+    return "\n".join(said) + "\n"
+
+
 def _functions(role: str, stacks: Counter[tuple[str, ...]], run: Run) -> str:
     """The CPU of one process by package and by function (the time spent there itself), and by function of
-    ours (with what it calls). What C code without frames does (uvloop, asyncpg) counts for its caller."""
-    total = sum(stacks.values()) or 1
-    us = run.cpu_us[role] / total
+    ours (with what it calls). What C code without frames does (uvloop, asyncpg) counts for its caller; what
+    goes on without the interpreter's lock (the kernel, most of uvloop) is the rest."""
+    total, cpu = sum(stacks.values()) or 1, run.cpu_us[role]
+    us = min(1e6 / _RATE / run.tasks, cpu / total)
     own = ("goalwright_s", "performer.py")  # the scheduler, what is shared, the performer
     parts = [
         ("by package, itself", _by(stacks, lambda stack: [_package(stack[-1])]), 15),
@@ -109,7 +133,7 @@ def _functions(role: str, stacks: Counter[tuple[str, ...]], run: Run) -> str:
          _by(stacks, lambda stack: {_name(frame) for frame in stack if any(part in frame for part in own)}), _LINES),
         ("by function, itself", _by(stacks, lambda stack: [_name(stack[-1])]), _LINES),
     ]  # fmt: skip
-    said = [f"{role}: {run.cpu_us[role]:.0f} µs a task, {total} samples"]
+    said = [f"{role}: {cpu:.0f} µs a task, of it {total * us:.0f} in the interpreter ({total} samples)"]
     for title, counts, most in parts:
         said.append(f"\n  {title}")
         said += [

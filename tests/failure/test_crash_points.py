@@ -28,7 +28,8 @@ GOAL = [
 ]  # fmt: skip
 LEASE = "an expired lease is seen and not committed"
 ASKED = "a goal is committed and not answered"
-OTHERS = [name for name in crashing.POINTS if name not in (*TAKEOVER, *GOAL, LEASE, ASKED)]
+CANCEL = "a cancel is committed and not told"
+OTHERS = [name for name in crashing.POINTS if name not in (*TAKEOVER, *GOAL, LEASE, ASKED, CANCEL)]
 
 
 async def dies_thrice(
@@ -85,7 +86,7 @@ async def test_death_at_any_step_of_the_loop(postgres_server: EmbeddedPostgres) 
 
 
 @pytest.mark.chaos
-async def test_death_while_leases_expire(system: System) -> None:
+async def test_death_while_leases_expire(world: System) -> None:
     """Slow, as a new leader waits with expired leases until performers can have been heard."""
     vanished = []
 
@@ -93,24 +94,36 @@ async def test_death_while_leases_expire(system: System) -> None:
         vanished.append(work["epoch"])
         return None if len(vanished) <= 4 else done(work)
 
-    system.perform("custom.short", vanish, slots=4)
-    await system.start_scheduler_process()
-    goal = await system.submit(plan={"tasks": [{"key": "a", "lane": "custom.short", "max_failures": 9}]})
-    await system.kill(system.processes[0])
+    world.perform("custom.short", vanish, slots=4)
+    await world.start_scheduler_process()
+    goal = await world.submit(plan={"tasks": [{"key": "a", "lane": "custom.short", "max_failures": 9}]})
+    await world.kill(world.processes[0])
     for time in ONCE_A_LIFE:
-        await dies(system, LEASE, time)
-    await system.start_scheduler_process()
-    await ended_whole(system, goal, 2)
+        await dies(world, LEASE, time)
+    await world.start_scheduler_process()
+    await ended_whole(world, goal, 2)
 
 
-async def test_client_that_asks_again_after_a_death_gets_its_goal_once(system: System) -> None:
+async def test_client_that_asks_again_after_a_death_gets_its_goal_once(world: System) -> None:
     request = {"id": "asked", "plan": {"tasks": [{"key": "a", "lane": "custom.a"}]}}
-    scheduler = await system.start_scheduler_process(CRASH_POINT=ASKED)
+    scheduler = await world.start_scheduler_process(CRASH_POINT=ASKED)
     with pytest.raises(TimeoutError):
-        await system.client.request("goals.request", json.dumps(request).encode(), timeout=2)
+        await world.client.request("goals.request", json.dumps(request).encode(), timeout=2)
     assert await scheduler.wait() == crashing.CODE
-    await system.start_scheduler_process()
-    again = await system.request("goals.request", request)
+    await world.start_scheduler_process()
+    again = await world.request("goals.request", request)
     assert (again["goal_id"], again["duplicate"]) == ("asked", True)
-    system.perform("custom.a", done)
-    await ended_whole(system, "asked", 2)
+    world.perform("custom.a", done)
+    await ended_whole(world, "asked", 2)
+
+
+async def test_cancel_that_was_committed_before_a_death_ends_the_goal(world: System) -> None:
+    scheduler = await world.start_scheduler_process(CRASH_POINT=CANCEL)
+    goal = await world.submit(plan={"tasks": [{"key": "a", "lane": "custom.a"}]})
+    began = asyncio.Event()
+    world.perform("custom.a", lambda work: began.set(), slots=1)
+    await began.wait()
+    await world.client.publish("control.cancel", json.dumps({"goal_id": goal}).encode())
+    assert await scheduler.wait() == crashing.CODE
+    await world.start_scheduler_process()
+    assert (await world.finished(goal))["status"] == "cancelled"

@@ -5,27 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from goalwright_cli.embedded_nats import EmbeddedNats
 from goalwright_cli.embedded_postgres import EmbeddedPostgres
-from support.performer import Manner
-from support.system import System, opened, wait_for
+from support.performer import Call, Manner
+from support.system import System, wait_for
 
-from failure.goals import LANES, PERFORMED, done, ended_whole, layered, progress
+from failure.goals import PERFORMED, done, ended_whole, layered, progress
 
 SLOTS = 16
 QUICK, SOME, MANY = Manner((0.0, 0.05)), Manner((0.0, 0.1)), Manner((0.1, 0.3))
-
-
-@pytest.fixture
-async def world(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[System]:
-    """Real servers and lanes whose leases are short; no scheduler yet."""
-    async with opened(nats_server, postgres_dsn, LANES) as made:
-        yield made
 
 
 async def at_random_times(
@@ -56,7 +47,7 @@ def graph_for(times: int, each: int) -> tuple[list[dict[str, Any]], int]:
 @counts(4, 50)
 async def test_scheduler_killed_at_random_times(world: System, times: int) -> None:
     scheduler = await world.start_scheduler_process()
-    performer = await world.start_performer([PERFORMED], SLOTS, MANY)
+    performer = await world.start_performer([PERFORMED], SLOTS, Call(MANY))
     plan, tasks = graph_for(times, 20)
     goal = await world.submit(plan={"tasks": plan})
 
@@ -68,15 +59,14 @@ async def test_scheduler_killed_at_random_times(world: System, times: int) -> No
     killed = await at_random_times(world, goal, times, fault, between=0.6)
     await ended_whole(world, goal, tasks, seconds=200)
     assert killed == times
-    twice = [one for one, often in Counter(performer.performed).items() if often > 1]
-    assert twice == []
+    assert performer.twice() == []
 
 
 async def test_standby_takes_over_within_five_seconds_of_a_kill(world: System) -> None:
     world.environment["GOALWRIGHT_LEADER_LEASE_SECONDS"] = "3"  # as shipped
     leader = await world.start_scheduler_process(GOALWRIGHT_WORKER="first")
     await world.start_scheduler_process(GOALWRIGHT_WORKER="second")
-    await world.start_performer([PERFORMED], SLOTS, QUICK)
+    await world.start_performer([PERFORMED], SLOTS, Call(QUICK))
     goal = await world.submit(plan={"tasks": layered(PERFORMED)})
     await progress(world, goal, 10)
     await world.kill(leader)
@@ -107,7 +97,7 @@ async def test_nats_killed_and_restarted_with_an_empty_store(world: System, time
 
 async def _nats_killed(world: System, times: int, *, wipe: bool) -> None:
     await world.start_scheduler_process()
-    await world.start_performer([PERFORMED], SLOTS, MANY)
+    await world.start_performer([PERFORMED], SLOTS, Call(MANY))
     plan, tasks = graph_for(times, 60)
     goal = await world.submit(plan={"tasks": plan})
     await progress(world, goal, 10)
@@ -127,7 +117,7 @@ async def test_postgres_killed_and_restarted(
     world: System, postgres_server: EmbeddedPostgres, times: int
 ) -> None:
     await world.start_scheduler_process()
-    performer = await world.start_performer([PERFORMED], SLOTS, MANY)
+    performer = await world.start_performer([PERFORMED], SLOTS, Call(MANY))
     plan, tasks = graph_for(times, 40)
     goal = await world.submit(plan={"tasks": plan})
     await progress(world, goal, 10)
@@ -141,8 +131,7 @@ async def test_postgres_killed_and_restarted(
     killed = await at_random_times(world, goal, times, fault, between=1.5)
     await ended_whole(world, goal, tasks, seconds=200)
     assert killed == times
-    twice = [one for one, often in Counter(performer.performed).items() if often > 1]
-    assert twice == []
+    assert performer.twice() == []
 
 
 async def test_performer_that_vanishes_costs_one_failure_and_another_goes_on(system: System) -> None:

@@ -330,3 +330,29 @@ async def test_goals_share_a_lane_by_their_weights(system: System) -> None:
 
     await wait_for(enough)
     assert 27 <= went[:40].count(heavy) <= 33
+
+
+async def test_revision_that_makes_room_brings_parked_tasks_back_and_ranks_anew(system: System) -> None:
+    await system.start_scheduler()
+
+    def replan(work: Any) -> dict[str, Any]:
+        told = work["spec"]["params"]["replan"]
+        return {
+            "kind": "revise", "target_task_id": told["target_task_id"], "generation": told["generation"],
+            "base_revision": told["base_revision"], "summary": "what is dear goes",
+            "operations": [{"op": "drop", "key": "dear", "reason": "too dear"},
+                           {"op": "drop", "key": "more", "reason": "nobody asked"}],
+        }  # fmt: skip
+
+    plan = [ask("dear", value=9), ask("first"), ask("last"), ask("more", "o-first")]
+    wanted = [{"name": "o-first", "value": 3}, {"name": "o-last", "value": 2}]
+    goal = await system.submit(budget_usd=2 * HOLD, deliverables=wanted, plan={"tasks": plan})
+    assert (await system.task(goal, "last"))["state"] == "parked"
+    ranked = (await system.task(goal, "first"))["rank"]
+    system.perform("plan", replan, slots=1, client="service")
+    await system.request("control.replan", {"goal_id": goal, "reason": "too dear"})
+    await system.until(goal, "last", "ready")
+    first, last = [await system.task(goal, key) for key in ("first", "last")]
+    assert first["state"] == "ready"
+    assert first["rank"] > ranked  # dear does not outshine it any more
+    assert first["rank"] > last["rank"]

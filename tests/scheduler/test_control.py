@@ -285,3 +285,135 @@ async def test_owners_are_kept_apart(system: System) -> None:
 
     await wait_for(ended)
     assert {event["owner"] for event in await system.events("same", "mine")} == {"mine"}
+
+
+async def test_cancel_reaches_work_under_way_at_every_level_within_two_seconds(system: System) -> None:
+    await system.start_scheduler()
+    heard: set[str] = set()
+    running: set[str] = set()
+
+    async def cancelled(message: Any) -> None:
+        heard.add(message.subject.removeprefix("cancel."))
+
+    await system.client.subscribe("cancel.*", cb=cancelled)
+
+    def answer(work: Any) -> Any:
+        if work["spec"]["key"] == "outer":
+            kids = [{"key": f"kid{n}", "lane": "custom.a", "outputs": [{"name": f"k{n}"}]} for n in range(3)]
+            return {"kind": "expand", "tasks": kids, "continuation": 1}
+        running.add(work["task_id"])
+        return None  # silent: it is still at it
+
+    system.perform("custom.a", answer, slots=8)
+    outer = {"key": "outer", "lane": "custom.a", "outputs": [{"name": "o"}]}
+    goal = await system.submit(plan={"tasks": [outer, *chain("custom.a", "x", "y")]})
+
+    async def all_run() -> bool:
+        return len(running) == 4
+
+    await wait_for(all_run)
+    loop = asyncio.get_running_loop()
+    asked = loop.time()
+    await system.request("control.cancel", {"goal_id": goal})
+
+    async def all_heard() -> bool:
+        return heard >= running
+
+    await wait_for(all_heard)
+    assert loop.time() - asked < 2
+
+
+async def test_failed_goal_is_taken_up_again_without_repeating_what_it_finished(system: System) -> None:
+    await system.start_scheduler()
+    broken = True
+
+    def answer(work: Any) -> dict[str, Any]:
+        if broken and work["spec"]["key"] == "bad":
+            return {"kind": "failed", "error": {"code": "no", "message": "the disk is full"}}
+        return echo(work)
+
+    system.perform("custom.a", answer)
+    tasks = [
+        *chain("custom.a", "first"),
+        {"key": "bad", "lane": "custom.a", "inputs": ["o-first"], "outputs": [{"name": "o-bad"}]},
+        {"key": "last", "lane": "custom.a", "inputs": ["o-bad", "o-first"], "outputs": [{"name": "o-last"}]},
+        *chain("custom.a", "beside"),
+    ]
+    goal = await system.submit(id="again", plan={"tasks": tasks})
+    ended = await system.finished(goal)
+    assert (ended["status"], sorted(ended["deliverables"]), ended["missing"]) == (
+        "failed",
+        ["o-beside"],
+        ["o-last"],
+    )
+    broken = False
+    system.performed.clear()
+    answered = await system.request("control.retry", {"goal_id": goal, "task_id": "bad"})
+    assert answered == {"ok": True, "reopened": True, "added": ["bad.r1", "last.r1"]}
+    ended = await system.finished(goal)
+    assert (ended["status"], ended["missing"]) == ("done", [])
+    assert (
+        ended["deliverables"]["o-last"]["inline"] == "last.r1(o-bad=bad.r1(o-first=first()),o-first=first())"
+    )
+    assert ended["deliverables"]["o-beside"]["inline"] == "beside()"
+    assert [key for key, _, _ in system.performed] == ["bad.r1", "last.r1"]
+    events = await system.events(goal)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    kinds = [event["kind"] for event in events]
+    assert kinds.count("goal.finished") == 2
+    assert kinds.index("goal.resumed") > kinds.index("goal.finished")
+    assert (await system.request("control.retry", {"goal_id": goal}))["error"]["code"] == "goal_ended"
+
+
+async def test_goal_whose_planning_died_is_planned_anew(system: System) -> None:
+    await system.start_scheduler()
+    broken = True
+
+    def plan(work: Any) -> dict[str, Any]:
+        if broken:
+            return {"kind": "failed", "error": {"code": "no", "message": "no model"}}
+        tasks = [{"key": "only", "lane": "custom.a", "outputs": [{"name": "out"}]}]
+        return {"kind": "expand", "tasks": tasks, "deliverables": [{"name": "out", "type": "text"}]}
+
+    system.perform("plan", plan, client="service")
+    system.perform("custom.a")
+    goal = await system.submit(text="make something")
+    assert (await system.finished(goal))["status"] == "failed"
+    broken = False
+    assert (await system.request("control.retry", {"goal_id": goal}))["reopened"] is True
+    ended = await system.finished(goal)
+    assert (ended["status"], ended["deliverables"]["out"]["inline"]) == ("done", "only()")
+
+
+async def test_cancelled_goal_is_taken_up_again(system: System) -> None:
+    await system.start_scheduler()
+    goal = await system.submit(plan={"tasks": chain("custom.a", "x", "y")})
+    await system.request("control.cancel", {"goal_id": goal})
+    assert (await system.finished(goal))["status"] == "cancelled"
+    await system.request("control.retry", {"goal_id": goal})
+    system.perform("custom.a")
+    ended = await system.finished(goal)
+    assert ended["deliverables"]["o-y"]["inline"] == "y.r1(o-x=x.r1())"
+
+
+async def test_asking_twice_changes_nothing_more(system: System) -> None:
+    await system.start_scheduler()
+    goal = await system.submit(plan={"tasks": [*chain("custom.a", "x", "y"), *chain("custom.b", "z")]})
+    for verb, body in (
+        ("pause", {}),
+        ("feedback", {"text": "shorter", "rating": 4}),
+        ("replan", {"reason": "a better way"}),
+        ("budget", {"budget_usd": 3}),
+        ("skip", {"task_id": "z"}),
+        ("review", {"reason": "time"}),
+        ("resume", {}),
+        ("cancel", {}),
+    ):
+        first = await system.request(f"control.{verb}", {"goal_id": goal, **body})
+        assert first["ok"], (verb, first)
+        before = await system.events(goal)
+        again = await system.request(f"control.{verb}", {"goal_id": goal, **body})
+        assert again["ok"], (verb, again)
+        assert len(await system.events(goal)) == len(before), verb
+        if "task_id" in first:
+            assert again["task_id"] == first["task_id"], verb

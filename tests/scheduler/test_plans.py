@@ -120,6 +120,7 @@ CASES = [
     Case("load_money", ([LAYERS, CHAIN],), rows=2 * LENGTH),
     Case("load_costs", (RUNNING,), 200),
     Case("park_over_budget", (READY, [5] * 200), 200, rows=200_000),
+    Case("rerank", (READY, [5.0] * 200), 200, rows=200_000),
     Case("readmit", (READY, NOW), 200),
     Case("calibrate", (["agent.ask"], *([1.0] for _ in range(6)))),
     Case("resume", (RUNNING[0], 1, ["dispatched"], 1)),

@@ -62,6 +62,8 @@ POINTS: dict[str, Point] = {
     "events are numbered and not committed": Point(after="emit"),
     "events are committed and not published": Point(after=COMMIT, within="emit"),
     "events are half published": Point(after="events."),
+    # a cancel
+    "a cancel is committed and not told": Point(before="cancel."),
     # the sweep
     "a due retry is woken and not committed": Point(after="wake"),
     "an expired lease is seen and not committed": Point(after="expired"),

@@ -31,8 +31,8 @@ _ROLES = {"scheduler": crashing.serve, "performer": performer.serve}
 class Process:
     """A forked process; to its starter what `asyncio.subprocess.Process` is."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, role: str, pid: int) -> None:
+        self.role, self.pid = role, pid
         self.returncode: int | None = None
 
     def send_signal(self, number: int) -> None:
@@ -51,7 +51,7 @@ class Process:
 
 def start(role: str, environment: Mapping[str, str]) -> Process:
     """A new process that serves `role` with `environment` beside our own."""
-    return Process(_ask(role=role, environment={**os.environ, **environment}))
+    return Process(role, _ask(role=role, environment={**os.environ, **environment}))
 
 
 _one_at_a_time = threading.Lock()
@@ -74,7 +74,7 @@ def _server() -> subprocess.Popen[bytes]:
         [sys.executable, "-m", "support.forked"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(here)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
         start_new_session=True,
         preexec_fn=processes._die_with_parent(signal.SIGKILL),
     )

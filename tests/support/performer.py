@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -32,16 +33,20 @@ class Manner:
 
 
 class Call:
-    """`Perform` in a manner; `performed` are the (key, epoch) of its tries."""
+    """`Perform` in a manner; `performed` are the (task id, epoch) of its tries."""
 
     def __init__(self, manner: Manner, dice: random.Random | None = None) -> None:
         self._manner, self._dice = manner, dice or random.Random()
         self._provider = Caller(manner.provider) if manner.provider else None
         self.performed: list[tuple[str, int]] = []
 
+    def twice(self) -> list[tuple[str, int]]:
+        """Dispatches that were performed more than once."""
+        return [one for one, times in Counter(self.performed).items() if times > 1]
+
     async def __call__(self, work: Work, attempt: Attempt) -> Outcome:
         """One call."""
-        self.performed.append((work.spec.key, work.epoch))
+        self.performed.append((work.task_id, work.epoch))
         if self._provider is not None and not await self._provider.call():
             return Throttled(
                 goal_id=work.goal_id, task_id=work.task_id, epoch=work.epoch,
@@ -116,14 +121,18 @@ async def serve() -> int:
 
 @dataclass
 class Provider:
-    """A provider of `limit` calls in any `window` seconds (and `burst` more): counts, and refuses what is
-    beyond. Callers speak lines: a number, answered with the number and `ok` or `no` after `seconds`."""
+    """A provider of `limit` calls in any `window` seconds and `burst` more: counts, and refuses what is beyond.
+
+    `by_caller` are the calls of each connection. Callers speak lines: a number, answered with the number and
+    `ok` or `no` after `seconds`.
+    """
 
     limit: int
     window: float
     burst: int = 0
     seconds: float = 0.0
     calls: list[float] = field(default_factory=list)
+    by_caller: list[int] = field(default_factory=list)
     refused: int = 0
     _server: asyncio.Server | None = None
 
@@ -165,9 +174,12 @@ class Provider:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
+        caller = len(self.by_caller)
+        self.by_caller.append(0)
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 taken = self._takes(loop.time())
+                self.by_caller[caller] += 1
                 answer = line.strip() + (b" ok\n" if taken else b" no\n")
                 loop.call_later(self.seconds if taken else 0, _write(writer, answer))
         writer.close()

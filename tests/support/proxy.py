@@ -18,7 +18,7 @@ class Network(StrEnum):
     HALF_OPEN = "half open"  # the far side sees the connection end, the near side goes on talking to nobody
 
 
-@dataclass
+@dataclass(eq=False)
 class _Line:
     """One connection through the proxy."""
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import nats
@@ -24,11 +24,12 @@ from goalwright_scheduler.settings import HUMAN_LANE, SchedulerSettings
 from goalwright_shared import topology
 from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.messages import Lane, PoolLimit
+from goalwright_shared.worker import Perform
 from nats.aio.client import Client
 
 from support import forked, invariants, performer
 from support.forked import Process
-from support.performer import Call, Manner
+from support.performer import Manner
 
 LANES = [
     HUMAN_LANE,
@@ -49,6 +50,8 @@ LANES = [
     Lane(name="custom.b", performer="custom", look_ahead=2, lease_seconds=10),
     Lane(name="custom.short", performer="custom", lease_seconds=1),
 ]  # fmt: skip
+
+P = TypeVar("P", bound=Perform)
 
 _POOLS = (PoolLimit(pool="k/m"),)
 
@@ -102,15 +105,14 @@ class System:
         return process
 
     async def start_performer(
-        self, lanes: Sequence[str], slots: int, manner: Manner, *, url: str | None = None
-    ) -> Call:
-        """A performer on our own worker loop, inside the test's process; its calls are what it performed."""
-        call = Call(manner)
+        self, lanes: Sequence[str], slots: int, perform: P, *, url: str | None = None
+    ) -> P:
+        """A performer on our own worker loop, inside the test's process; `perform` again."""
         name = f"performer-{len(self.parts)}"
-        for part in performer.build(url or self.server.service_url, lanes, slots, call, name, Stopper()):
+        for part in performer.build(url or self.server.service_url, lanes, slots, perform, name, Stopper()):
             await part.start()
             self.parts.append(part)
-        return call
+        return perform
 
     def start_performer_process(self, lanes: Sequence[str], slots: int, manner: Manner) -> Process:
         """A performer on our own worker loop as a process that can be killed."""

@@ -7,7 +7,6 @@ of which only such tasks are left asks for money, as one does that has run out o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from graphlib import TopologicalSorter
@@ -15,12 +14,12 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
+from goalwright_scheduler import ranking
 from goalwright_scheduler.change import Change
 from goalwright_scheduler.core import admission, calibration, estimates, money, roi
 from goalwright_scheduler.core.calibration import Calibration, Ratio
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import GoalStatus, State
-from goalwright_scheduler.ranking import worth
 
 Row: TypeAlias = asyncpg.Record
 
@@ -87,7 +86,7 @@ class Admissions:
         if num not in self._parked and not (priced and await change.db.fetchval(_ANY_PRICED, root, priced)):
             return False
         rows = await change.fetch("load_plan", root)
-        nodes, reserve = _plan(change, rows, self.calibrations, await _values(change, root))
+        nodes, reserve = _plan(change, rows, self.calibrations, await ranking.deliverables(change, root))
         order = list(TopologicalSorter({task: node.needs for task, node in nodes.items()}).static_order())
         left = goal["may_spend"]
         begun = [row["id"] for row in rows if _begun(row)]
@@ -142,16 +141,6 @@ _ANY_PRICED = """SELECT EXISTS (
     WHERE p.id = $1 AND t.lane = ANY($2::text[]) AND t.state IN ('blocked', 'ready', 'parked'))"""
 
 
-async def _values(change: Change, root: int) -> tuple[set[str], dict[str, float]]:
-    """The goal's deliverables, and the values of those that have one of their own."""
-    row = await change.db.fetchrow(
-        "SELECT outputs, spec -> 'params' -> 'deliverables' AS told FROM task_spec WHERE id = $1", root
-    )
-    assert row is not None
-    told = json.loads(row["told"]) if row["told"] else []
-    return set(row["outputs"]), {item["name"]: item["value"] for item in told or ()}
-
-
 def _begun(row: Row) -> bool:
     """Tasks that were dispatched once are under way: they are never parked."""
     return bool(row["epoch"]) and row["over_budget"] is None
@@ -180,7 +169,7 @@ def _plan(
         nodes[task] = roi.Node(
             task,
             tuple(needs[task]),
-            worth(row["outputs"], row["value"], free, values),
+            ranking.worth(row["outputs"], row["value"], free, values),
             likely,
             estimates.confidence(row["confidence"], row["max_failures"]),
             0.0,

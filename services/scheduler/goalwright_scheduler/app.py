@@ -33,8 +33,10 @@ log = structlog.get_logger(__name__)
 class Database:
     """A part: the pool that queries read from; checks that the schema is the one this release knows."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, lease_seconds: float) -> None:
         self._dsn = dsn
+        lease = f"{lease_seconds * 1000:.0f}ms"
+        self._writer = {**WRITER, "idle_in_transaction_session_timeout": lease, "tcp_user_timeout": lease}
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     @property
@@ -44,8 +46,9 @@ class Database:
         return self._pool
 
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
-        """A connection of its own, for the writer."""
-        return await asyncpg.connect(self._dsn, timeout=5, command_timeout=60, server_settings=WRITER)
+        """A connection of its own, for the writer. One that falls silent in a transaction holds the leader's
+        row: Postgres ends it after a lease, so that a standby can take over."""
+        return await asyncpg.connect(self._dsn, timeout=5, command_timeout=60, server_settings=self._writer)
 
     async def start(self) -> None:
         """Connect; raises `Unreachable`."""
@@ -94,7 +97,7 @@ def build(settings: SchedulerSettings, stopper: Stopper) -> list[Part]:
     """The parts of a scheduler, in the order they start."""
     broker = build_broker("scheduler", settings, stopper)
     connection = Connection(broker, settings)
-    database = Database(settings.postgres_dsn)
+    database = Database(settings.postgres_dsn, settings.leader_lease_seconds)
     artifacts = ObjectArtifacts(lambda: connection.nats.jetstream(timeout=30))
     leadership = Leadership(
         connect=database.connect,

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from goalwright_shared import subjects
 from goalwright_shared.errors import Refused
 from goalwright_shared.messages import (
-    AddTask,
     Lane,
-    Operation,
     TaskError,
     TaskSpec,
     parse_lenient_value,
 )
 from pydantic import ValidationError
 
-from goalwright_scheduler import accounts, expansion, goals, outcomes, pools, replans, revision, tasks
+from goalwright_scheduler import accounts, expansion, goals, outcomes, pools, replans, retries, tasks
 from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import money
 from goalwright_scheduler.core.states import FINAL, GOAL_FINAL, GoalStatus, State
@@ -136,17 +134,19 @@ async def _feedback(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     text = _text(body, "text", required=False)
     if rating is None and not text:
         raise Refused("empty_feedback", "feedback needs a text or a rating", field="text")
-    await change.db.execute(
-        "INSERT INTO feedback (goal, rating, text, at) VALUES ($1, $2, $3, $4)",
-        goal["num"],
-        rating,
-        text,
-        change.now,
-    )
+    new = await change.db.fetchval(
+        """INSERT INTO feedback (goal, rating, text, at)
+           SELECT $1::bigint, $2::float8, $3::text, $4::timestamptz WHERE NOT EXISTS (
+               SELECT FROM feedback WHERE goal = $1 AND rating IS NOT DISTINCT FROM $2 AND text = $3)
+           RETURNING true""",
+        goal["num"], rating, text, change.now,
+    )  # fmt: skip
+    if not new:  # the same words again: a request that was sent twice
+        return {"ok": True, "new": False}
     change.emit(goal["num"], "feedback.received", None, rating=rating, text=text)
     if text and goal["status"] not in GOAL_FINAL:
         await _note(change, goal["num"], "person", text, None)
-    return {"ok": True}
+    return {"ok": True, "new": True}
 
 
 async def _answer(change: Change, owner: str, body: dict[str, Any]) -> Answer:
@@ -178,6 +178,14 @@ async def _replan(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     target = goal["root_task"]
     if body.get("target_task_id") is not None:
         target = (await _task(change, goal, {"task_id": body["target_task_id"]})).id
+    under_way = await change.db.fetchval(
+        """SELECT t.id FROM task t JOIN task_spec s ON s.id = t.id
+           WHERE t.goal = $1 AND s.key LIKE 'replan-%' AND s.spec->>'instruction' = $2
+             AND t.state NOT IN ('succeeded', 'dead', 'cancelled', 'skipped')""",
+        goal["num"], _text(body, "reason"),
+    )  # fmt: skip
+    if under_way is not None:  # asked twice
+        return {"ok": True, "task_id": str(under_way)}
     row = (await change.load([target]))[target]
     evidence = [str(item) for item in body.get("evidence") or ()]
     task = await replans.open(change, row, _text(body, "reason"), evidence)
@@ -185,8 +193,15 @@ async def _replan(change: Change, owner: str, body: dict[str, Any]) -> Answer:
 
 
 async def _retry(change: Change, owner: str, body: dict[str, Any]) -> Answer:
-    """Clone a dead task and its skipped dependants as a revision; a parked or waiting one just goes on."""
-    goal = await _goal(change, owner, body)
+    """Clone a dead task and its skipped dependants; a parked or waiting one just goes on. A goal that has ended
+    takes up all that it had not finished."""
+    goal = await _goal(change, owner, body, running=False)
+    if goal["status"] == GoalStatus.DONE:
+        raise Refused("goal_ended", f"goal {goal['goal_id']} is done: there is nothing to retry")
+    if goal["status"] in GOAL_FINAL:
+        if body.get("task_id") is not None:
+            await _task(change, goal, body)
+        return {"ok": True, "reopened": True, "added": await retries.reopen(change, goal)}
     row = await _task(change, goal, body)
     if row.state in (State.PARKED, State.RETRY_WAIT) and row.lane != "human":
         if not await tasks.resume(change, row, (State.PARKED, State.RETRY_WAIT), turns=0):
@@ -201,55 +216,14 @@ async def _retry(change: Change, owner: str, body: dict[str, Any]) -> Answer:
         raise Refused(
             "not_dead", f"task {row.key} is {row.state}; only a dead task is retried", field="task_id"
         )
-    parent = (await change.load([row.parent]))[row.parent]
-    base = await change.db.fetchval(
-        "SELECT revision FROM expansion WHERE parent = $1 AND generation = $2", parent.id, row.generation
-    )
-    clones = _clones(await _dead_branch(change, row), base + 1)
-    operations: list[Operation] = [AddTask(task=spec) for spec in clones]
-    await revision.apply(
-        change,
-        parent,
-        row.generation,
-        base,
-        operations,
-        summary=f"retry of {row.key}",
-        reason="retry by hand",
-        by_hand=True,
-    )
-    return {"ok": True, "added": [spec.key for spec in clones]}
-
-
-async def _dead_branch(change: Change, row: TaskRow) -> list[TaskSpec]:
-    """The dead task and the skipped ones that needed what it or they would have made."""
-    siblings = await change.db.fetch(
-        "SELECT id FROM task WHERE parent = $1 AND generation = $2 AND state = 'skipped' ORDER BY id",
-        row.parent, row.generation,
-    )  # fmt: skip
-    skipped = list((await change.load([r["id"] for r in siblings])).values())
-    branch, looked_at = [row], 0
-    while looked_at < len(branch):  # each may bring more, in whatever order they were inserted
-        made, key = {output.name for output in branch[looked_at].spec.outputs}, branch[looked_at].key
-        lost = [task for task in skipped if made & set(task.spec.inputs) or key in task.spec.after]
-        branch += [task for task in lost if task not in branch]
-        looked_at += 1
-    return [task.spec for task in branch]
-
-
-def _clones(specs: Sequence[TaskSpec], number: int) -> list[TaskSpec]:
-    """The same tasks under new keys, after one another as they were."""
-    renamed = {spec.key: f"{spec.key[:110]}.r{number}" for spec in specs}
-    return [
-        spec.model_copy(
-            update={"key": renamed[spec.key], "after": [renamed[key] for key in spec.after if key in renamed]}
-        )
-        for spec in specs
-    ]
+    return {"ok": True, "added": await retries.retry(change, row)}
 
 
 async def _skip(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     goal = await _goal(change, owner, body)
     row = await _task(change, goal, body)
+    if row.state is State.SKIPPED:
+        return {"ok": True, "skipped": 0}
     if row.state in FINAL or row.is_root:
         raise Refused("not_open", f"task {row.key} is {row.state} and cannot be skipped", field="task_id")
     below = [r["id"] for r in await change.fetch("descendants", [row.id])]

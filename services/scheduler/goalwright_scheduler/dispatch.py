@@ -50,6 +50,7 @@ async def dispatch(change: Change, memory: Memory) -> None:
             memory.free[task.lane] = memory.free.get(task.lane, 0) - 1
         elif held:
             await change.db.execute("UPDATE goal SET held = held - $2 WHERE num = $1", task.goal, held)
+            change.reload.add(task.goal)  # who was refused because of it fits now
     paid = [task.id for task, _ in chosen if task.id in sent and memory.lanes[task.lane].pool is not None]
     if paid:
         await change.execute("open_bills", paid, change.now)

@@ -89,7 +89,10 @@ async def insert_generation(
     `share`: whether equal ones of them may share a result.
     """
     share = share and change.settings.share_equal_tasks != "never"
-    await limit(change, parent, len(specs))
+    if kind == "check":  # checks never nest
+        await count(change, parent.goal, len(specs))
+    else:
+        await limit(change, parent, len(specs))
     row = await change.fetchrow(
         "expand", parent.id, parent.epoch, str(to), len(specs), [str(state) for state in states]
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -187,11 +186,14 @@ class Loop:
             free = await asyncio.gather(*(self._slots(lane) for lane in lanes))
             self._memory.free.update(zip(lanes, free, strict=True))
 
-    def _answered(self, lane: str, count: int) -> None:
-        """Performers of a lane have answered: where work lies ready for them, each takes its next at once."""
-        known = self._memory.lanes.get(lane)
-        if known is not None and known.look_ahead:
-            self._memory.free[lane] = self._memory.free.get(lane, 0) + count
+    def _answered(self, change: Change, arrived: Sequence[Arrived]) -> None:
+        """Performers have answered: where work lies ready for them, each takes its next at once. (Repeated and late
+        answers free nobody.)"""
+        landed = {str(task) for task in change.landed}
+        for one in {one.outcome.task_id: one for one in arrived if one.outcome.task_id in landed}.values():
+            lane = self._memory.lanes.get(one.lane)
+            if lane is not None and lane.look_ahead:
+                self._memory.free[lane.name] = self._memory.free.get(lane.name, 0) + 1
 
     async def _slots(self, name: str) -> int:
         lane: Lane | None = self._memory.lanes.get(name)
@@ -270,7 +272,7 @@ class Loop:
             self._term,
             self._holder,
             self._settings.leader_lease_seconds,
-            self._publisher.settled(),
+            self._published,
         )
         if row is None:
             raise LostLead(f"term {self._term} is over")
@@ -285,13 +287,12 @@ class Loop:
         arrived = [one for item in items if isinstance(item, Outcomes) for one in item.arrived]
         if arrived:
             await outcomes.apply(change, arrived)
+            self._answered(change, arrived)
             await follow(change)
         for item in items:
             match item:
                 case Outcomes():
                     answers.acks.append(item.message)
-                    for lane, count in Counter(arrived.lane for arrived in item.arrived).items():
-                        self._answered(lane, count)
                 case Submission():
                     await self._submit(change, item, answers)
                 case Control():

@@ -69,6 +69,10 @@ class Memory:
         for lane, count in Counter(row["lane"] for row in rows).items():
             if count == CACHE_PER_LANE:
                 self.ready.mark_truncated(lane)
+                last = max(row["turn"] for row in rows if row["lane"] == lane)
+                for row in rows:
+                    if row["lane"] == lane and row["turn"] >= last - 1:  # its goal may have more
+                        self.ready.mark_truncated(lane, row["goal"])
 
     def due(self, now: datetime, most: int) -> list[int]:
         """Tasks whose time may have come, each named once; who still waits is handed in again (`Change.due`)."""

@@ -357,6 +357,8 @@ async def _revise(change: Change, row: TaskRow, outcome: Revise) -> None:
         summary=outcome.summary, reason=row.spec.instruction,
     )  # fmt: skip
     _settle(change, row, outcome, answered=True)
+    if (await change.load([row.id]))[row.id].state is not State.DISPATCHED:  # dropped by its own revision
+        return
     _record(change, row, outcome, summary=outcome.summary)
     tasks.succeeded_event(change, row, outcome.summary, {}, 0, (0, 0))
     await tasks.complete(change, [(row.id, row.epoch)], [State.DISPATCHED])

@@ -3,6 +3,7 @@ tasks teach about that."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from goalwright_shared.graph import Compiled
@@ -10,6 +11,8 @@ from goalwright_shared.messages import TaskSpec, Usage
 
 from goalwright_scheduler.change import Change, Lesson, TaskRow
 from goalwright_scheduler.core import calibration, estimates, roi
+from goalwright_scheduler.core.ready import Ready
+from goalwright_scheduler.core.states import State
 
 
 def head_starts(
@@ -23,9 +26,53 @@ def head_starts(
     went. `values` are the deliverables'."""
     if not parent.is_root:
         return {}
+    return _starts(change, parent, specs, compiled, values or {})
+
+
+async def rerank(
+    change: Change, target: TaskRow, generation: int, specs: Sequence[TaskSpec], compiled: Compiled
+) -> None:
+    """After a revision of a goal's plan: what is open has the head start that the new plan gives it."""
+    if not target.is_root:
+        return
+    rows = await change.db.fetch(
+        """SELECT t.id, s.key FROM task t JOIN task_spec s ON s.id = t.id WHERE t.parent = $1 AND t.generation = $2
+           AND t.state NOT IN ('succeeded', 'dead', 'cancelled', 'skipped')""",
+        target.id, generation,
+    )  # fmt: skip
+    ids = {row["key"]: row["id"] for row in rows}
+    _, values = await deliverables(change, target.id)
+    starts = _starts(change, target, [spec for spec in specs if spec.key in ids], compiled, values)
+    for row in await change.fetch("rerank", [ids[key] for key in starts], list(starts.values())):
+        if row["state"] == State.READY:
+            change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
+
+
+async def deliverables(change: Change, root: int) -> tuple[set[str], dict[str, float]]:
+    """A goal's deliverables, and the values of those that have one of their own."""
+    row = await change.db.fetchrow(
+        "SELECT outputs, spec -> 'params' -> 'deliverables' AS told FROM task_spec WHERE id = $1", root
+    )
+    assert row is not None
+    told = json.loads(row["told"]) if row["told"] else []
+    return set(row["outputs"]), {item["name"]: item["value"] for item in told or ()}
+
+
+def _starts(
+    change: Change,
+    parent: TaskRow,
+    specs: Sequence[TaskSpec],
+    compiled: Compiled,
+    values: Mapping[str, float],
+) -> dict[str, float]:
     free = set(compiled.unconsumed) | set(compiled.exports)
-    nodes = {spec.key: _node(change, spec, compiled.needs[spec.key], free, values or {}) for spec in specs}
-    starts = roi.head_starts(compiled.order, nodes, cap_seconds=change.settings.head_start_seconds)
+    keys = {spec.key for spec in specs}
+    nodes = {}
+    for spec in specs:
+        needs = tuple(need for need in compiled.needs[spec.key] if need in keys)
+        nodes[spec.key] = _node(change, spec, needs, free, values)
+    order = [key for key in compiled.order if key in keys]
+    starts = roi.head_starts(order, nodes, cap_seconds=change.settings.head_start_seconds)
     return {key: start + parent.head_start for key, start in starts.items()}
 
 

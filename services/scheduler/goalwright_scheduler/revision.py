@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from goalwright_shared.errors import Refused
@@ -18,7 +18,7 @@ from goalwright_shared.messages import (
     ValueTask,
 )
 
-from goalwright_scheduler import expansion, people, tasks
+from goalwright_scheduler import expansion, people, ranking, replans, tasks
 from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import money, submission
 from goalwright_scheduler.core.ready import Ready
@@ -55,15 +55,19 @@ async def apply(
     await expansion.limit(change, target, len(added))
     alive = [row for row in rows.values() if row.state not in (State.DEAD, State.SKIPPED, State.CANCELLED)]
     kept = [changed.get(row.key, row.spec) for row in alive if row.key not in dropped]
-    marks = [_mark([row.spec for row in alive]), _mark([*kept, *added])]
-    if not by_hand:
-        _refuse_repetition(marks, expanded["revisions"])
-        await _refuse_beyond_budget(change, target, added)
     exports = [o.name for o in target.spec.outputs] if expanded["kind"] == "replace" else []
     try:
         compiled = compile_generation([*kept, *added], target.spec.inputs, exports)
     except GraphError as error:
         raise Refused("invalid_revision", error.message, field=error.field, hint=error.hint) from error
+    marks = [
+        _digest(op.model_dump_json() for op in operations),
+        mark(row.spec for row in alive),
+        mark([*kept, *added]),
+    ]
+    if not by_hand:
+        _refuse_repetition(marks[0], marks[1], marks[2], expanded["revisions"])
+        await _refuse_beyond_budget(change, target, added)
     await change.db.execute(
         """UPDATE expansion SET revision = revision + 1, revisions = revisions || $3::text[]
            WHERE parent = $1 AND generation = $2""",
@@ -75,6 +79,7 @@ async def apply(
     await _rewire(change, target, generation, compiled)
     for key, why in dropped.items():
         await tasks.close(change, [rows[key].id], State.CANCELLED, why or "dropped by a revision")
+    await ranking.rerank(change, target, generation, [*kept, *added], compiled)
     change.admit.add(target.goal)
     change.emit(
         target.goal, "plan.revised", target.id,
@@ -84,17 +89,20 @@ async def apply(
     )  # fmt: skip
 
 
-def _mark(specs: Sequence[TaskSpec]) -> str:
+def mark(specs: Iterable[TaskSpec]) -> str:
     """What a plan is, whatever its tasks are called: by it a plan that comes back is known."""
-    bodies = sorted(spec.model_dump_json(exclude={"key", "title"}) for spec in specs)
-    return hashlib.sha256("\n".join(bodies).encode("utf-8", "replace")).hexdigest()[:16]
+    own = (spec for spec in specs if not replans.is_replan(spec.lane, spec.key))
+    return _digest(sorted(spec.model_dump_json(exclude={"key", "title"}) for spec in own))
 
 
-def _refuse_repetition(marks: Sequence[str], earlier: Sequence[str]) -> None:
-    before, after = marks
-    if after == before:
-        raise Refused("no_change", "the revision changes nothing")
-    if after in earlier:
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _refuse_repetition(operations: str, before: str, after: str, earlier: Collection[str]) -> None:
+    if operations in earlier:
+        raise Refused("oscillation", "this revision was made before")
+    if after != before and after in earlier:
         raise Refused("oscillation", "the plan was like this before, and was revised")
 
 
@@ -202,10 +210,10 @@ async def _rewire(change: Change, target: TaskRow, generation: int, compiled: Co
     for key, needs in compiled.needs.items():
         for need in needs:
             children[need].append(rows[key].id)
-    await change.db.execute(
+    await change.db.execute(  # nobody waits for what is dropped, or has ended without success
         """UPDATE task SET children = '{}' WHERE parent = $1 AND generation = $2
-           AND state IN ('dead', 'cancelled', 'skipped') AND children <> '{}'""",
-        target.id, generation,
+           AND NOT id = ANY($3::bigint[]) AND children <> '{}'""",
+        target.id, generation, [rows[key].id for key in compiled.needs],
     )  # fmt: skip
     known = {
         row["id"]: row["children"]

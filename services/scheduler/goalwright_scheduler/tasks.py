@@ -62,7 +62,7 @@ async def take_answers(change: Change, answers: Sequence[Answer]) -> None:
         [f"[{','.join(c.model_dump_json() for c in o.checks)}]" if o.checks else None for o in outcomes],
         [o.worker for o in outcomes],
     )  # fmt: skip
-    ended = await _follow(change, rows)
+    ended = {row["id"] for row in rows if row["what"] == "ended"}
     for answer, took in zip(answers, seconds, strict=True):
         flight = answer.flight
         if flight.id in ended:
@@ -74,6 +74,7 @@ async def take_answers(change: Change, answers: Sequence[Answer]) -> None:
                 outputs=sorted(name for name, _ in answer.hashes), result=result_digest(answer.hashes),
                 parent=text(flight.parent),
             )  # fmt: skip
+    await _follow(change, rows)  # after the events of the children come those of their parents
 
 
 async def complete(change: Change, ended: Sequence[tuple[int, int]], states: Sequence[State]) -> set[int]:
@@ -271,7 +272,9 @@ async def end_with_children(change: Change, row: TaskRow) -> None:
         key=row.key, lane=row.lane, epoch=row.epoch, seconds=seconds_of(change, row), cost_usd=0,
         summary="done by its children", outputs=[r["name"] for r in made], parent=text(row.parent),
     )  # fmt: skip
-    if await complete(change, [(row.id, row.epoch)], [State.EXPANDED]) and row.is_root:
+    ended = await complete(change, [(row.id, row.epoch)], [State.EXPANDED])
+    replanned(change, row)
+    if ended and row.is_root:
         change.followups.append(GoalEnds(row.goal, GoalStatus.DONE))
 
 
