@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -117,6 +118,7 @@ class Loop:
         self._settings, self._term, self._holder = settings, term, holder
         self._js: JetStreamContext = client.jetstream(timeout=2)
         self._items: asyncio.Queue[Item] = asyncio.Queue()
+        self._unread: Counter[str] = Counter()  # outcomes that wait for a turn, by lane
         self._published: list[int] = []  # outbox rows to delete with the next commit
         self._next_tick = 0.0
         self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
@@ -127,6 +129,8 @@ class Loop:
     def put(self, item: Item) -> None:
         """Hand something to the loop."""
         self._items.put_nowait(item)
+        if isinstance(item, Outcomes):
+            self._unread.update(one.lane for one in item.arrived)
 
     def stop(self) -> None:
         """End after the turn in hand."""
@@ -169,6 +173,9 @@ class Loop:
             item = self._items.get_nowait()
             weight += len(item.arrived) if isinstance(item, Outcomes) else 1
             items.append(item)
+        self._unread.subtract(
+            one.lane for item in items if isinstance(item, Outcomes) for one in item.arrived
+        )
         return items
 
     # --- free slots ------------------------------------------------------------------------------------
@@ -185,6 +192,10 @@ class Loop:
         if lanes:
             free = await asyncio.gather(*(self._slots(lane) for lane in lanes))
             self._memory.free.update(zip(lanes, free, strict=True))
+        for lane in lanes:  # why a slot became free is read before it is given away: it may be a refusal
+            known = self._memory.lanes.get(lane)
+            if self._unread[lane] > 0 and known is not None and known.pool is not None:
+                self._memory.free[lane] = 0
 
     def _answered(self, change: Change, arrived: Sequence[Arrived]) -> None:
         """Performers have answered: where work lies ready for them, each takes its next at once. (Repeated and late
