@@ -17,7 +17,7 @@ BENCH_ARGS ?= --store
 AS_TYPED := env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS -u GOAL -u FILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up test check bench fmt docs test-container chaos constraints clean
+.PHONY: help setup run up test check bench fmt docs test-container chaos state-machine constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ test-container: setup ## Build the image, run the compose file end to end (needs
 
 chaos: setup ## Kill everything again and again, and measure under load (about 20 minutes)
 	$(AS_TYPED) pytest -m chaos --timeout 900 -o log_cli=true $(PYTEST_ARGS)
+
+EXAMPLES ?= 20000
+state-machine: setup ## Play with the scheduler's loop at random, against a model of it: EXAMPLES=20000
+	$(AS_TYPED) STATE_MACHINE_EXAMPLES=$(EXAMPLES) pytest tests/scheduler/test_state_machine.py $(PYTEST_ARGS)
 
 constraints: $(VENV)/.python ## Pin all dependencies again, with hashes
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --all-extras --group dev \

@@ -35,7 +35,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     profile.add_argument("workloads", nargs="+", help=known)
     profile.set_defaults(work=profile_all)
     peers = commands.add_parser("peers", help="rivals on the same graphs, and what a kill -9 leaves of them")
-    peers.add_argument("workloads", nargs="*", default=["W1", "W2", "W3", "W4", "W5"], help=known)
+    one_goal = [name for name, workload in WORKLOADS.items() if workload.open_goals == 1 and name != "K"]
+    peers.add_argument("workloads", nargs="*", default=one_goal, help="of one goal each: " + known)
     peers.add_argument("--engines", default=",".join(ENGINES), help=f"of {','.join(ENGINES)}")
     peers.add_argument("--runs", type=int, default=3, help="of each workload")
     peers.add_argument("--no-kill", action="store_true", help="leave the kills out")
@@ -113,6 +114,8 @@ async def compare_all(given: argparse.Namespace) -> None:
     """The command `peers`."""
     about = about_this(given.runs)
     workloads = [found for name in given.workloads for found in find(name)]
+    if big := [workload.name for workload in workloads if workload.open_goals > 1]:
+        raise KeyError(f"{', '.join(big)}: rivals run one graph at a time")
     found = await compare.compare(given.engines.split(","), workloads, given.runs, kills=not given.no_kill)
     print(compare.tables(found))
     if given.store:

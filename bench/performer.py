@@ -25,6 +25,7 @@ import uvloop
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js.api import PubAck
 from nats.js.client import JetStreamContext
 
 WAIT_SECONDS = 30.0
@@ -152,7 +153,7 @@ class Batch(Performer):
         self._arrived: list[Msg] = []
         self._wanted = 0  # messages that our waiting pulls may still bring
         self._awake = asyncio.Event()
-        self._answering: set[asyncio.Task[None]] = set()
+        self._acking: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Take, answer, ack."""
@@ -164,9 +165,8 @@ class Batch(Performer):
             await self._awake.wait()
             self._awake.clear()
             messages, self._arrived = self._arrived, []
-            task = asyncio.create_task(self._answer(messages))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            if messages:
+                await self._answer(messages)
 
     async def _take(self, message: Msg) -> None:
         if not message.data:  # a status of the server: the pull is over
@@ -177,13 +177,16 @@ class Batch(Performer):
         self._awake.set()
 
     async def _answer(self, messages: list[Msg]) -> None:
-        answers = []
+        answers = [await self.perform(await self.read(message.data)) for message in messages]
+        stored = await self._js.publish_async(self._outcomes, json.dumps(answers).encode())
+        acking = asyncio.create_task(self._ack(messages, stored))
+        self._acking.add(acking)
+        acking.add_done_callback(self._acking.discard)
+
+    async def _ack(self, messages: list[Msg], stored: asyncio.Future[PubAck]) -> None:
+        await stored
         for message in messages:
-            answers.append(await self.perform(await self.read(message.data)))
-        if answers:
-            await self._js.publish(self._outcomes, json.dumps(answers).encode())
-            for message in messages:
-                await self._client.publish(message.reply, b"")
+            await self._client.publish(message.reply, b"")
 
 
 VARIANTS: dict[str, type[Performer]] = {"single": Single, "batch": Batch}

@@ -130,7 +130,8 @@ class Stand:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            print(f"--- the scheduler said last:\n{processes.tail(self.scheduler.log)}", file=sys.stderr)
+            for log in (self.scheduler.log, *(each.log for each in self.performers)):
+                print(f"--- {log.name} ends with:\n{processes.tail(log)}", file=sys.stderr)
         await self.stop()
 
     async def start(self) -> None:

@@ -21,22 +21,28 @@ from bench import results
 from bench.meter import Meter
 from bench.peers import environments
 from bench.peers.rivals import ENGINES, Engine, Failed, Rival, kill
+from bench.validate import Wrong
 from bench.workloads import WORKLOADS, Workload
 
 _RUN_SECONDS = 600.0
 """A run that takes longer is given up."""
 _STALL_SECONDS = 60.0
 """After a kill and a restart: an engine that does nothing for so long has stalled."""
-_ERRORS = (Failed, TimeoutError, AssertionError, OSError, ValueError)
+_ERRORS = (Failed, Wrong, GoalwrightError, NatsError, TimeoutError, AssertionError, OSError, ValueError)
+"""What an engine that does not start, ends, or answers nonsense raises: its row says so, others go on."""
 
 
 def build(name: str) -> Engine:
     """An engine, its environment installed; raises `Missing`."""
+    install(name)
     made = ENGINES[name]
-    if not issubclass(made, Rival):
-        return made()
-    environments.ensure(name)
-    return made(name)
+    return made(name) if issubclass(made, Rival) else made()
+
+
+def install(name: str) -> None:
+    """The environment of an engine; raises `Missing`."""
+    if issubclass(ENGINES[name], Rival):
+        environments.ensure(name)
 
 
 async def measure(name: str, workload: Workload, runs: int) -> dict[str, Any]:
@@ -105,7 +111,7 @@ async def _running(engine: Engine) -> AsyncIterator[asyncio.Task[None]]:
         yield running
     finally:
         running.cancel()
-        with contextlib.suppress(asyncio.CancelledError, GoalwrightError, NatsError, *_ERRORS):
+        with contextlib.suppress(asyncio.CancelledError, *_ERRORS):
             await running
 
 
@@ -149,7 +155,7 @@ async def compare(
     usable, missing = [], {}
     for name in names:
         try:
-            build_only(name)
+            install(name)
             usable.append(name)
         except environments.Missing as error:
             missing[name] = str(error)
@@ -164,12 +170,6 @@ async def compare(
         killed.append(await kill_midway(name))
         print(json.dumps(killed[-1]), flush=True)
     return {"rows": rows, "killed": killed, "missing": missing}
-
-
-def build_only(name: str) -> None:
-    """Install what an engine needs; raises `Missing`."""
-    if issubclass(ENGINES[name], Rival):
-        environments.ensure(name)
 
 
 def tables(found: Mapping[str, Any]) -> str:

@@ -130,3 +130,19 @@ async def taken_over(system: System, name: str) -> None:
 async def wrote_only_while_leading(system: System) -> None:
     """The first wrote in its term, the second in the next, and nobody in another's."""
     assert await witness.terms_by_writer(system.dsn) == {"first": {1}, "second": {2}}
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("network", DEAD)
+async def test_no_lease_ends_while_the_scheduler_cannot_hear(world: System, network: Network) -> None:
+    """Slow, as a new leader waits before it ends any lease."""
+    async with through(world.server.service_url) as (proxy, url):
+        await world.start_scheduler_process(GOALWRIGHT_NATS_URL=url)
+        performer = await world.start_performer([PERFORMED], 1, Call(Manner((20, 20))))
+        goal = await world.submit(plan={"tasks": [{"key": "long", "lane": PERFORMED}]})
+        await asyncio.sleep(13)  # until the new leader ends leases
+        proxy.becomes(network)
+        await asyncio.sleep(5)  # longer than the lease
+        proxy.becomes(Network.PASSES)
+        await ended_whole(world, goal, 2)
+        assert len(performer.performed) == 1

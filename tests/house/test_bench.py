@@ -4,13 +4,17 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from goalwright_shared.messages import GoalSubmission, parse_strict
 
 from bench.meter import Meter
+from bench.peers.compare import Journal, build
+from bench.peers.rivals import kill
 from bench.runs import measure, warm_up
 from bench.stand import Stand
 from bench.validate import Wrong, check_calls, check_events
@@ -125,6 +129,29 @@ async def test_our_own_share_leaves_our_children_out() -> None:
             [sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True
         )
     assert reading.cpu_seconds["client"] < time.process_time() - began + 0.1
+
+
+async def test_a_rival_notes_what_it_did_and_starts_anew_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    journal = Journal(tmp_path / "journal")
+    floor = build("floor")
+    try:
+        await floor.start(Workload("small", "small", lambda: iter((layered(60, 10, seed=1),))), journal.path)
+        await floor.run()
+        assert journal.read() == {"b": Counter(range(60)), "e": Counter(range(60))}
+        kill(floor.roots())
+        await floor.restart()
+        await floor.run()
+        assert set(journal.read()["e"].values()) == {2}
+    finally:
+        await floor.stop()
+
+
+def test_a_note_that_a_kill_cut_short_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("b 1\nb 12\ne 1\ne 1")
+    assert Journal(tmp_path / "journal").read() == {"b": Counter([1, 12]), "e": Counter([1])}
 
 
 @pytest.mark.parametrize("variant", ["single", "batch"])

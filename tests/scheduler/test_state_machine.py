@@ -1,0 +1,536 @@
+"""Whatever arrives in whatever order: the loop on a real Postgres does what the reference model says.
+
+Hypothesis plays clients, performers, people, time, rival leaders and breaking connections. After every step
+all tasks and goals are compared with `support.model`, and the invariants of DESIGN are looked up in Postgres.
+`make state-machine EXAMPLES=20000` plays longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pytest
+import structlog
+import uvloop
+from goalwright_cli.embedded_postgres import EmbeddedPostgres
+from goalwright_scheduler import migrations
+from goalwright_scheduler.lanes import store_lanes
+from goalwright_scheduler.loop import Control, Item, Outcomes, Submission
+from goalwright_scheduler.settings import HUMAN_LANE, SchedulerSettings
+from goalwright_shared.messages import (
+    AddTask,
+    ArtifactRef,
+    ArtifactType,
+    Done,
+    DropTask,
+    Expand,
+    Failed,
+    GoalSubmission,
+    Lane,
+    Operation,
+    Outcome,
+    PoolLimit,
+    Revise,
+    SubmittedPlan,
+    TaskError,
+    TaskSpec,
+    Throttled,
+    Usage,
+    ValueTask,
+)
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from support.judge import Judge
+from support.model import Model
+from support.model_tasks import ENDED, OPEN, Goal, Limits, Refusal, Task
+from support.postgres import fresh_database
+from support.rig import Crash, Rig, control, outcomes, presence, refusal, submission
+from support.system import refuse_illegal_transitions
+
+EXAMPLES, STEPS = int(os.environ.get("STATE_MACHINE_EXAMPLES", "500")), 50
+
+_ALL = ["done", "expand", "failed", "throttled"]
+LANES = [
+    HUMAN_LANE,
+    Lane(name="plan", may=[*_ALL, "revise"], child_lanes=["*"], lease_seconds=5),  # type: ignore[list-item]
+    Lane(name="exec", lease_seconds=5),
+    Lane(name="agent.generalist", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, may=_ALL,  # type: ignore[arg-type]
+         child_lanes=["exec", "agent.*", "human"], lease_seconds=5, input_usd_per_mtok=1, output_usd_per_mtok=4),
+    Lane(name="agent.judge", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=5),
+    Lane(name="agent.slow", pool="k/slow", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=20,
+         input_usd_per_mtok=1, output_usd_per_mtok=1),
+    Lane(name="custom.a", performer="custom", may=_ALL, child_lanes=["*"], look_ahead=1, lease_seconds=10),  # type: ignore[arg-type]
+    Lane(name="custom.b", performer="custom", lease_seconds=2),
+]  # fmt: skip
+POOLS = [PoolLimit(pool="k/m"), PoolLimit(pool="k/slow", requests_per_minute=60)]
+SETTINGS = SchedulerSettings(max_depth=3, max_replans=3, ask_timeout_seconds=30, pool_park_seconds=20)
+LIMITS = Limits(ask_timeout_seconds=30, pool_park_seconds=20, max_depth=3, max_replans=3)
+
+_PROGRAM = {"language": "python", "source": "pass"}
+_FLAVOURS: list[dict[str, Any]] = [
+    {}, {"max_failures": 1}, {"max_failures": 2, "value": 50}, {"on_dead": "replan", "max_failures": 1},
+    {"on_dead": "fail_goal", "max_failures": 1}, {"effects": "external"}, {"max_turns": 2},
+    {"acceptance": [{"kind": "program", "program": _PROGRAM}]}, {"acceptance": [{"kind": "rubric", "text": "good"}]},
+]  # fmt: skip
+_LANES_OF_TASKS = ["custom.a", "custom.b", "plan", "agent.generalist", "agent.slow", "exec", "human"]
+_QUESTIONS: list[dict[str, Any]] = [
+    {"text": "so?"}, {"text": "so?", "default": "yes", "timeout_seconds": 5}, {"text": "so?", "timeout_seconds": 5},
+]  # fmt: skip
+
+T = TypeVar("T")
+Drawn = tuple[int, int, int]  # lane, needs (a bit mask), flavour
+
+number = st.integers(0, 7)
+drawn_tasks = st.lists(st.tuples(number, st.integers(0, 63), st.integers(0, 8)), min_size=1, max_size=5)
+budgets = st.sampled_from([1.0, 0.02, 0.006])
+
+
+def pick(things: Sequence[T], which: int) -> T:
+    return things[which % len(things)]
+
+
+class Names:
+    """Artifact names that were never used before."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def fresh(self) -> str:
+        self._count += 1
+        return f"n{self._count}"
+
+    def tasks(
+        self, drawn: Sequence[Drawn], inputs: Sequence[str] = (), exports: Sequence[Any] = (), tag: str = ""
+    ) -> list[TaskSpec]:
+        """Task specs from a draw; the last one makes `exports`. Bits of the mask: needs, inputs, no output."""
+        made: list[TaskSpec] = []
+        for at, (lane, mask, flavour) in enumerate(drawn):
+            needs = [one for bit, one in enumerate(made[-3:]) if mask >> bit & 1]
+            named = [out.name for one in needs for out in one.outputs][:2]
+            outputs: list[Any] = [] if mask >> 3 & 1 else [{"name": self.fresh(), "type": "text"}]
+            if at == len(drawn) - 1:
+                outputs += [out.model_dump(by_alias=True) for out in exports]
+            made.append(
+                TaskSpec.model_validate(
+                    {
+                        "key": f"{tag}{'abcdef'[at]}", "lane": pick(_LANES_OF_TASKS, lane), "outputs": outputs,
+                        "instruction": self.fresh(), "inputs": [*named, *(inputs[:1] if mask >> 4 & 1 else ())],
+                        "after": [one.key for one in needs if not one.outputs or mask >> 5 & 1],
+                        "question": pick(_QUESTIONS, mask) if pick(_LANES_OF_TASKS, lane) == "human" else None,
+                        "program": _PROGRAM if pick(_LANES_OF_TASKS, lane) == "exec" else None,
+                        **_FLAVOURS[flavour],
+                    }
+                )
+            )  # fmt: skip
+        return made
+
+
+class Machine(RuleBasedStateMachine):
+    """One example: a database that was emptied, a model, and what performers hold."""
+
+    rig: Rig
+    runner: asyncio.Runner
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = Names()
+        self.model = Model(LANES, LIMITS)
+        self.judge = Judge(self.model, self.rig, POOLS)
+        self.sent: list[tuple[str, list[Outcome]]] = []
+        self.crash: Crash | None = None
+        self.sound = True  # no turn has failed
+        self.calm = 0  # turns since somebody interfered
+        self.model.leases_expire = True
+        self.runner.run(self.rig.begin())
+
+    # --- turns ------------------------------------------------------------------------------------------
+
+    def turn(
+        self, make: Callable[[], Item] | None, effect: Callable[[], None], *, tick: bool = False
+    ) -> None:
+        """One turn of the loop and what the model makes of it; then both are compared."""
+        self.sound = False
+        self.calm += 1
+        if self.calm > 3 and self.rig.nats.trouble:
+            self.rig.nats.reconnect()
+        self.runner.run(self._turn(make, effect, tick))
+        self.sound = True
+
+    async def _turn(self, make: Callable[[], Item] | None, effect: Callable[[], None], tick: bool) -> None:
+        items = [make()] if make is not None else []
+        stored = [item for item in items if isinstance(item, Outcomes)]  # the stream brings them again
+        crash, self.crash = self.crash, None
+        if crash == "before":
+            self.model.begin(self.rig.now)
+            assert not await self.rig.turn(items, tick=tick, crash=crash)
+            await self.judge.compare(went_out=False)
+            await self._takeover()
+            await self._committed(stored, effect if stored else lambda: None, tick)
+        else:
+            await self._committed(items, effect, tick, crash)
+            if crash == "after":
+                await self._takeover()
+                await self._committed(stored, lambda: None, False)
+        if self.judge.waits():
+            await self._committed([], lambda: None, False)
+            left = [task.path for task in self.judge.waits()]
+            assert not left, f"ready, with a free slot, and left behind: {left}"
+
+    async def _committed(
+        self, items: Sequence[Item], effect: Callable[[], None], tick: bool, crash: Crash | None = None
+    ) -> None:
+        self.model.begin(self.rig.now)
+        refused = None
+        try:
+            if tick:
+                unconfirmed = self.rig.unconfirmed()
+                effect()
+                self.model.tick(unconfirmed)
+            else:
+                effect()
+        except Refusal as error:
+            refused = str(error)
+        self.model.settle_up()
+        survived = await self.rig.turn(items, tick=tick, crash=crash)
+        assert survived is (crash is None)
+        if survived:
+            told = [refusal(item) for item in items if isinstance(item, Submission | Control)]
+            assert [code is not None for code in told] in ([refused is not None], []), (
+                f"refused {told}, not {refused}"
+            )
+        await self.judge.compare(went_out=crash is None, tick=tick)
+
+    async def _takeover(self) -> None:
+        self.model.leases_expire = False
+        await self.rig.takeover()
+
+    # --- what there is ------------------------------------------------------------------------------------
+
+    def goals(self, *statuses: str) -> list[Goal]:
+        return [goal for goal in self.model.goals.values() if not statuses or goal.status in statuses]
+
+    def tasks(self, *states: str) -> list[Task]:
+        return [task for task in self.model.tasks() if task.state in states]
+
+    def held(self, lanes: Sequence[str] = (), kind: str = "done") -> list[Any]:
+        """Work in performers' hands that is current, on lanes that may answer so."""
+        found = []
+        for work in self.rig.nats.hands:
+            task = self.model.find(int(work["task_id"]))
+            lane = self.model.lanes[work["lane"]]
+            if task and (task.state, task.epoch) == ("dispatched", work["epoch"]) and kind in lane.may:
+                found.append(work)
+        return found
+
+    def send(self, *found: tuple[Any, Outcome]) -> None:
+        """One message of outcomes, all of one lane."""
+        lane = found[0][0]["lane"]
+        batch = [outcome for _, outcome in found]
+        self.sent.append((lane, batch))
+        for work, _ in found:
+            self.rig.nats.unacked.discard((int(work["task_id"]), work["epoch"]))
+        self.turn(lambda: outcomes(lane, *batch), lambda: self.model.outcomes(lane, batch))
+        self.rig.nats.pull(lane, len(batch))  # who has answered asks for more
+
+    @staticmethod
+    def names_of(work: Any) -> dict[str, Any]:
+        return {name: work[name] for name in ("goal_id", "task_id", "epoch")}
+
+    def done(self, work: Any, usage: int = 0, *, passed: bool = True) -> Done:
+        refs = {}
+        for output in work["spec"]["outputs"]:
+            text = f"{work['spec']['key']}.{work['epoch']}"
+            if output["name"] == "verdict":
+                text = '{"passed": true}' if passed else '{"passed": false}'
+            refs[output["name"]] = ArtifactRef.of_text(output["name"], text, ArtifactType(output["type"]))
+        return Done(**self.names_of(work), outputs=refs, usage=self.usage(work, usage))
+
+    def usage(self, work: Any, which: int) -> Usage | None:
+        """None, within the hold, or beyond it."""
+        if work["llm"] is None or which % 4 == 0:
+            return None
+        return Usage(model="m", tokens_in=100, tokens_out=2500 if which == 7 else 10)
+
+    # --- clients ------------------------------------------------------------------------------------------
+
+    @initialize(drawn=drawn_tasks, budget=budgets, slots=st.integers(1, 3))
+    def begin_with_a_plan(self, drawn: list[Drawn], budget: float, slots: int) -> None:
+        for lane in LANES[1:]:
+            self.rig.nats.pull(lane.name, slots)
+        self.submit_a_plan(drawn, budget, soon=False)
+
+    @precondition(lambda self: len(self.model.goals) < 3)
+    @rule(drawn=drawn_tasks, budget=budgets, soon=st.booleans())
+    def submit_a_plan(self, drawn: list[Drawn], budget: float, soon: bool) -> None:
+        plan = SubmittedPlan(tasks=self.names.tasks(drawn, ["given"]))
+        self.submit(GoalSubmission.model_validate({
+            "id": f"goal-{len(self.model.goals)}", "plan": plan, "budget_usd": budget,
+            "deadline_seconds": 40 if soon else None,
+            "inputs": [{"name": "given", "type": "text", "inline": "value"}],
+        }))  # fmt: skip
+
+    @precondition(lambda self: len(self.model.goals) < 3)
+    @rule(budget=budgets, deliver=st.booleans())
+    def submit_a_text(self, budget: float, deliver: bool) -> None:
+        self.submit(GoalSubmission.model_validate({
+            "id": f"goal-{len(self.model.goals)}", "text": "do it", "budget_usd": budget,
+            "deliverables": [{"name": self.names.fresh(), "type": "text"}] if deliver else [],
+        }))  # fmt: skip
+
+    def submit(self, goal: GoalSubmission) -> None:
+        self.turn(lambda: submission(goal), lambda: self.model.submit(goal))
+
+    @precondition(lambda self: self.calm)
+    @rule(which=number, verb=st.sampled_from(["resume", "pause", "budget", "resume", "budget", "again", "cancel"]),
+          usd=st.sampled_from([0.0, 0.01, 0.05]))  # fmt: skip
+    def ask_of_a_goal(self, which: int, verb: str, usd: float) -> None:
+        goal = pick(self.goals(), which)
+        match verb:
+            case "again":
+                self.submit(GoalSubmission(id=goal.id, text="something else"))
+            case "cancel" if which < 5:
+                pass
+            case "budget":
+                micro = round(usd * 1e6)
+                self.ask(verb, goal, lambda: self.model.set_budget(goal, micro), budget_usd=usd)
+            case _:
+                self.ask(verb, goal, lambda: getattr(self.model, verb)(goal))
+
+    @precondition(lambda self: self.calm)
+    @rule(which=st.integers(0, 30), verb=st.sampled_from(["skip", "retry", "replan", "answer"]))
+    def ask_of_a_task(self, which: int, verb: str) -> None:
+        about = {
+            "skip": list(OPEN),
+            "retry": ["dead", "retry_wait", "parked"],
+            "replan": ["expanded"],
+            "answer": ["parked"],
+        }
+        task = pick(self.tasks(*about[verb]) or self.model.tasks(), which)
+        if verb == "retry" and task.goal.status in ENDED:
+            return  # takes up the whole goal again: tests/scheduler/test_control.py
+        effect = lambda: getattr(self.model, verb)(task)  # noqa: E731
+        name = "target_task_id" if verb == "replan" else "task_id"
+        self.ask(verb, task.goal, effect, **{name: str(task.id)}, answer="well", reason=self.names.fresh())
+
+    def ask(self, verb: str, goal: Goal, effect: Callable[[], None], **body: Any) -> None:
+        self.calm = 0
+        self.turn(lambda: control(verb, goal_id=goal.id, **body), effect)
+
+    # --- performers ---------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.tasks("ready"))
+    @rule(slots=st.integers(1, 3), everywhere=st.booleans(), which=number)
+    def pull(self, slots: int, everywhere: bool, which: int) -> None:
+        lanes = sorted({task.lane for task in self.tasks("ready")})
+        for lane in lanes if everywhere else [pick(lanes, which)]:
+            self.rig.nats.pull(lane, slots)
+        self.turn(None, lambda: None)
+
+    @precondition(lambda self: self.held())
+    @rule(which=number, stale=st.booleans())
+    def announce(self, which: int, stale: bool) -> None:
+        work = pick(self.held(), which)
+        epoch = work["epoch"] - stale
+        task = self.model.find(int(work["task_id"]))
+        assert task is not None
+        self.turn(
+            lambda: presence(work["lane"], (work["task_id"], epoch)), lambda: self.model.alive(task, epoch)
+        )
+
+    @precondition(lambda self: self.held())
+    @rule(which=number)
+    def do_the_oldest(self, which: int) -> None:
+        work = self.held()[0]
+        self.send((work, self.done(work)))
+
+    @precondition(lambda self: self.held())
+    @rule(which=number, usage=number, passed=st.booleans())
+    def do_one(self, which: int, usage: int, passed: bool) -> None:
+        work = pick(self.held(), which)
+        self.send((work, self.done(work, usage, passed=passed)))
+
+    @precondition(lambda self: len(self.held()) > 1)
+    @rule(which=number)
+    def do_all_of_a_lane(self, which: int) -> None:
+        lane = pick(self.held(), which)["lane"]
+        works = [work for work in self.held() if work["lane"] == lane]
+        self.send(*((work, self.done(work)) for work in works))
+
+    @precondition(lambda self: self.held())
+    @rule(which=number)
+    def do_it_wrong(self, which: int) -> None:
+        work = pick(self.held(), which)
+        wrong = {"x": ArtifactRef.of_text("x", "?", ArtifactType.TEXT)}
+        self.send((work, Done(**self.names_of(work), outputs=wrong)))
+
+    @precondition(lambda self: self.held())
+    @rule(
+        which=number,
+        how=st.sampled_from(["crash", "timeout", "refusal", "redelivered", "too_big"]),
+        usage=number,
+    )
+    def fail(self, which: int, how: str, usage: int) -> None:
+        work = pick(self.held(), which)
+        error = TaskError(
+            code=how, message=how, retryable=how in ("crash", "timeout"), too_big=how == "too_big"
+        )
+        self.send((work, Failed(**self.names_of(work), error=error, usage=self.usage(work, usage))))
+
+    @precondition(lambda self: self.held())
+    @rule(which=number, seconds=st.sampled_from([0, 2, 15]), blocked=st.booleans())
+    def throttle(self, which: int, seconds: int, blocked: bool) -> None:
+        work = pick(self.held(), which)
+        reason = "pool_blocked: bad key" if blocked else None
+        self.send((work, Throttled(**self.names_of(work), retry_after_seconds=seconds, reason=reason)))
+
+    @precondition(lambda self: self.held(kind="expand"))
+    @rule(which=number, drawn=drawn_tasks, continues=st.booleans())
+    def expand(self, which: int, drawn: list[Drawn], continues: bool) -> None:
+        work = pick(self.held(kind="expand"), which)
+        task = self.model.find(int(work["task_id"]))
+        assert task is not None
+        specs = self.names.tasks(drawn, task.spec.inputs, () if continues else task.spec.outputs)
+        self.send(
+            (
+                work,
+                Expand(
+                    **self.names_of(work), tasks=specs, continuation={"was": task.turn} if continues else None
+                ),
+            )
+        )
+
+    @precondition(lambda self: self.held(kind="expand"))
+    @rule(which=number)
+    def take_another_turn(self, which: int) -> None:
+        work = pick(self.held(kind="expand"), which)
+        self.send((work, Expand(**self.names_of(work), continuation="more")))
+
+    @precondition(lambda self: self.held())
+    @rule(which=number, how=number)
+    def expand_impossibly(self, which: int, how: int) -> None:
+        work = pick(self.held(), which)
+        circle = [TaskSpec(key="a", lane="exec", after=["b"]), TaskSpec(key="b", lane="exec", after=["a"])]
+        unknown = [TaskSpec(key="a", lane="custom.b", inputs=["nobody"])]
+        self.send((work, Expand(**self.names_of(work), tasks=unknown if how % 2 else circle)))
+
+    @precondition(lambda self: self.held(kind="revise") and self.tasks("expanded"))
+    @rule(which=number, of=number, drawn=drawn_tasks, dropped=number, stale=st.booleans())
+    def revise(self, which: int, of: int, drawn: list[Drawn], dropped: int, stale: bool) -> None:
+        work = pick(self.held(kind="revise"), which)
+        found = pick(self.tasks("expanded"), of)
+        revision = found.generations[-1].revision
+        self.send((work, Revise(
+            **self.names_of(work), target_task_id=str(found.id), generation=len(found.generations),
+            base_revision=revision + stale, operations=self.operations(found, drawn, dropped, revision),
+        )))  # fmt: skip
+
+    def operations(self, target: Task, drawn: list[Drawn], dropped: int, revision: int) -> list[Operation]:
+        """Drop one open task (another makes its outputs), set a value, add tasks."""
+        old = [task for task in target.generations[-1].children if not task.key.startswith("replan-")]
+        if not old:
+            return []
+        gone = pick(old, dropped)
+        outputs = [
+            output for task in old if task.state in ("dead", "skipped") for output in task.spec.outputs
+        ]
+        found: list[Operation] = []
+        if gone.open and dropped < 5:
+            found.append(DropTask(key=gone.key, reason="no more"))
+            outputs += gone.spec.outputs
+        elif dropped < 7:
+            found.append(ValueTask(key=gone.key, value=dropped))
+        added = self.names.tasks(drawn, target.spec.inputs, outputs, tag=f"r{revision}")
+        return [*found, *(AddTask(task=spec) for spec in added)]
+
+    @precondition(lambda self: self.sent)
+    @rule(which=st.integers(0, 30), again=st.booleans(), usage=number)
+    def answer_late(self, which: int, again: bool, usage: int) -> None:
+        """The same message once more, or an answer of whoever held a task at any time."""
+        if again:
+            lane, batch = self.sent[-1 - which % len(self.sent)]
+            self.turn(lambda: outcomes(lane, *batch), lambda: self.model.outcomes(lane, batch))
+        else:
+            work = pick(self.rig.nats.hands, which)
+            self.send((work, self.done(work, usage)))
+
+    # --- time, leaders, connections -------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.3, 1, 3, 6, 0, 0.3, 1, 3, 11, 61]))
+    def tick(self, seconds: float) -> None:
+        if seconds >= 3:  # all stored outcomes are drained, all presences heard
+            self.rig.drained()
+            self.model.leases_expire = True
+        self.runner.run(self.rig.advance(seconds))
+        self.turn(None, lambda: None, tick=True)
+
+    @precondition(lambda self: self.calm > 1)
+    @rule(
+        how=st.sampled_from(["before", "after", "before", "after", "rival", "away", "cut", "deaf", "vanish"])
+    )
+    def disturb(self, how: str) -> None:
+        """The next turn loses its connection, another scheduler leads, NATS goes for a while, or performers do."""
+        self.calm = 0
+        match how:
+            case "rival":
+                self.runner.run(self._depose())
+            case "away" | "cut" | "deaf":
+                self.rig.nats.trouble = how
+            case "vanish":
+                self.rig.nats.vanish()
+            case "before" | "after":
+                self.crash = how
+
+    async def _depose(self) -> None:
+        old = self.rig.leader()
+        await self._takeover()
+        await self.rig.turn_as(old)
+        await self._committed([], lambda: None, False)
+
+    def teardown(self) -> None:
+        if self.sound:
+            self.runner.run(self.judge.finish())
+
+
+@pytest.fixture(scope="module")
+def machine(postgres_server: EmbeddedPostgres) -> Iterator[type[Machine]]:
+    """The machine on one database for all examples."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+
+        async def prepared(dsn: str) -> None:
+            await migrations.migrate(dsn)
+            await refuse_illegal_transitions(dsn)
+            await store_lanes(dsn, LANES, POOLS)
+            Machine.rig = Rig(dsn, LANES, SETTINGS)
+            await Machine.rig.connect()
+
+        database = fresh_database(postgres_server)
+        dsn = runner.run(database.__aenter__())
+        runner.run(prepared(dsn))
+        Machine.runner = runner
+        yield Machine
+        runner.run(Machine.rig.db.close())
+        runner.run(database.__aexit__(None, None, None))
+    structlog.reset_defaults()
+
+
+@pytest.mark.timeout(0)
+def test_the_loop_does_what_the_model_says(machine: type[Machine]) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, derandomize=EXAMPLES <= 500,
+            suppress_health_check=list(HealthCheck), print_blob=True,
+        ),
+    )  # fmt: skip
