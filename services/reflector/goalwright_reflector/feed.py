@@ -27,7 +27,8 @@ from pydantic import TypeAdapter
 log = structlog.get_logger(__name__)
 
 _BATCH = 256
-_PULL_SECONDS = 30.0
+_PULL_SECONDS = 5.0
+"""A pull is lost with the server it was sent to, and nobody says so: it is made anew this often."""
 _REPLAY_SECONDS = 10.0
 _EVENT = TypeAdapter(Event)  # built once: half the cost of reading an event
 

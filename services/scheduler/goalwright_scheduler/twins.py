@@ -88,27 +88,21 @@ async def _share(change: Change, sharing: Sequence[tuple[bytes, Ready, asyncpg.R
 async def _take(change: Change, task: Ready, row: asyncpg.Record, twin: int) -> None:
     """End a task with what its twin has made: outputs go by their places."""
     made = await change.fetchrow("load_made", twin)
-    refs = (
-        {}
-        if made is None
-        else {name: orjson.loads(ref) for name, ref in zip(made["names"], made["refs"], strict=True)}
-    )
+    refs = {} if made is None else dict(zip(made["names"] or (), made["refs"] or (), strict=True))
     mine = [output["name"] for output in orjson.loads(row["spec"])["outputs"]]
-    theirs = [] if made is None else made["outputs"]
-    if len(theirs) != len(mine) or any(
-        name not in refs for name in theirs
-    ):  # pruned meanwhile: do it after all
-        change.ready.append(task._replace(screened=False))
+    theirs: list[str] = [] if made is None else made["outputs"]
+    if made is None or len(theirs) != len(mine) or any(name not in refs for name in theirs):
+        change.ready.append(task._replace(screened=False))  # gone meanwhile: do it after all
         return
     taken = (await change.load([task.id]))[task.id]
     outputs = {
-        name: ArtifactRef.model_validate_json(orjson.dumps({**refs[other], "name": name}))
+        name: ArtifactRef.model_validate_json(refs[other]).model_copy(update={"name": name})
         for name, other in zip(mine, theirs, strict=True)
     }
+    summary = made["summary"] or ""
     change.name_values(taken, [(name, ref.model_dump_json()) for name, ref in outputs.items()])
-    assert made is not None
-    change.record(taken, "done", summary=made["summary"] or "")
-    tasks.succeeded_event(change, taken, made["summary"] or "", outputs, 0, (0, 0), shared_with=str(twin))
+    change.record(taken, "done", summary=summary, program=made["program"], checks=made["checks"])
+    tasks.succeeded_event(change, taken, summary, outputs, 0, (0, 0), shared_with=str(twin))
     await tasks.complete(change, [(taken.id, taken.epoch)], [State.READY])
 
 
