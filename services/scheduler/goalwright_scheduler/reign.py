@@ -54,6 +54,7 @@ class Leadership:
         self._artifacts, self._settings, self._holder = artifacts, settings, holder
         self.memory = Memory()
         self.leads = False
+        self.desk: LeaderDesk | None = None  # while leading
         self._task: asyncio.Task[None] | None = None
         self._loop: Loop | None = None
         self._stopping = False
@@ -118,7 +119,7 @@ class Leadership:
                 await part.start()
             for subscriber in subscribers:
                 await subscriber.start()
-            self.leads = True
+            self.leads, self.desk = True, desk
             leases = asyncio.create_task(self._end_leases(parts[1], loop, client), name="leases")
             touch = asyncio.create_task(
                 until_out_of_touch(self._connect, self._settings.leader_lease_seconds), name="touch"
@@ -133,15 +134,16 @@ class Leadership:
                 leases.cancel()
                 touch.cancel()
         finally:
-            self.leads = False
-            for subscriber in subscribers:
-                await subscriber.stop()
-            for part in parts:
-                await part.stop()
+            self.leads, self.desk = False, None
             loop.stop()
             turning.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await turning
+            desk.close()  # before the subscribers, which wait for answers that are still owed
+            for subscriber in subscribers:
+                await subscriber.stop()
+            for part in parts:
+                await part.stop()
             await publisher.close()
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await db.execute(SQL["step_down"], term, self._holder)
