@@ -20,12 +20,19 @@ _SAMPLE_SECONDS = 1.0
 class Reading:
     """What a metered span of time took."""
 
-    seconds: float = 0.0
+    began: int = 0
+    ended: int = 0
+    """Nanoseconds of the machine's monotonic clock."""
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     peak_mib: dict[str, float] = field(default_factory=dict)
     """The sum of the largest resident sizes of a role's processes; shared pages count in each."""
     peak_total_mib: float = 0.0
     """The largest sum of proportional sizes (PSS: shared pages count once) over all processes, sampled."""
+
+    @property
+    def seconds(self) -> float:
+        """From beginning to end."""
+        return (self.ended - self.began) / 1e9
 
 
 class Meter:
@@ -38,7 +45,6 @@ class Meter:
     def __init__(self, roles: Mapping[str, Sequence[int]]) -> None:
         self._roles = roles
         self.reading = Reading()
-        self._began = 0.0
         self._before: dict[str, float] = {}
         self._own_seconds = 0.0
         self._sampler: asyncio.Task[None] | None = None
@@ -49,12 +55,12 @@ class Meter:
                 _reset_peak(pid)
         self._sampler = asyncio.create_task(self._sample())
         self._before = self._cpu_seconds()
-        self._began = time.perf_counter()
+        self.reading.began = time.monotonic_ns()
         return self.reading
 
     async def __aexit__(self, *_: object) -> None:
         reading = self.reading
-        reading.seconds = time.perf_counter() - self._began
+        reading.ended = time.monotonic_ns()
         after = self._cpu_seconds()
         assert self._sampler is not None
         self._sampler.cancel()

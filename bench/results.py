@@ -66,11 +66,11 @@ def code() -> dict[str, str]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: one line a workload."""
-    head = (
-        "| workload | performer | tasks/s | ms a hop | % of ideal | CPU µs a task | scheduler | postgres | nats "
-        "| performers | client | peak MiB, all | peak MiB, scheduler |\n"
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
-    )
+    named, figures = ["workload", "performer"], [
+        "tasks/s", "s to first", "s from last", "ms a hop", "% of ideal", "% while calling", "CPU µs a task",
+        "scheduler", "postgres", "nats", "performers", "client", "peak MiB, all", "peak MiB, scheduler",
+    ]  # fmt: skip
+    head = f"| {' | '.join(named + figures)} |\n|{'---|' * len(named)}{'---:|' * len(figures)}\n"
     return head + "".join(f"{_line(row)}\n" for row in rows)
 
 
@@ -81,8 +81,11 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{m['workload']}: {row['title']}",
         row["performer"],
         f"{m['tasks_per_second']:,.0f}",
+        f"{m['start_seconds']:.2f}",
+        f"{m['finish_seconds']:.2f}",
         "" if m["hop_ms"] is None else f"{m['hop_ms']:.2f}",
         "" if m["ideal_percent"] is None else f"{m['ideal_percent']:.1f}",
+        "" if m["calling_percent"] is None else f"{m['calling_percent']:.1f}",
         f"{m['cpu_us_total']:.0f}",
         *(f"{cpu[role]:.0f}" for role in ("scheduler", "postgres", "nats", "performers", "client")),
         f"{m['peak_total_mib']:.0f}",

@@ -39,6 +39,12 @@ class Run:
     """Median time from the beginning of a task of a chain to the beginning of the next."""
     ideal_percent: float | None
     """Of calls × latency ÷ calls in flight."""
+    calling_percent: float | None
+    """The same, of the time from the beginning of the first call to the end of the last."""
+    start_seconds: float
+    """From the submission to the beginning of the first task."""
+    finish_seconds: float
+    """From the end of the last task to `goal.finished`."""
     cpu_us: dict[str, float]
     cpu_us_total: float
     peak_mib: dict[str, float]
@@ -165,6 +171,8 @@ def _run(workload: Workload, reading: Reading, calls: Calls, events: int) -> Run
         list(needs) == [i - 1] for i, needs in enumerate(first.deps) if i
     )
     ideal = tasks * first.seconds / workload.in_flight if workload.in_flight else None
+    began = min(call[2] for each in calls.values() for call in each)
+    ended = max(call[3] for each in calls.values() for call in each)
     return Run(
         workload=workload.name,
         tasks=tasks,
@@ -172,6 +180,9 @@ def _run(workload: Workload, reading: Reading, calls: Calls, events: int) -> Run
         tasks_per_second=tasks / reading.seconds,
         hop_ms=_hop_ms(next(iter(calls.values()))) if is_chain else None,
         ideal_percent=None if ideal is None else 100 * ideal / reading.seconds,
+        calling_percent=None if ideal is None else 100 * ideal / (ended - began) * 1e9,
+        start_seconds=(began - reading.began) / 1e9,
+        finish_seconds=(reading.ended - ended) / 1e9,
         cpu_us=cpu_us,
         cpu_us_total=sum(cpu_us.values()),
         peak_mib=reading.peak_mib,

@@ -92,6 +92,14 @@ QUERY_ALL = ("query.*", "query.*.*")
 """Bare, and with an owner."""
 
 
+LEADER, PING = "leader", "ping"
+
+
+def to_leader(subject: str) -> str:
+    """Where a scheduler that does not lead passes a request on to the one that does."""
+    return f"{LEADER}.{subject}"
+
+
 def event(owner: str, goal_id: str, kind: str) -> str:
     """Where an event is published (stream EVENTS); the dot of `kind` makes two tokens."""
     return f"events.{owner}.{goal_id}.{kind}"

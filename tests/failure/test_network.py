@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -18,12 +18,18 @@ from support.system import System, wait_for
 from failure import witness
 from failure.goals import PERFORMED, ended_whole, layered, progress
 
-BAD = [Network.CUT, Network.SLOW, Network.SILENT, Network.HALF_OPEN]
 DEAD = [Network.CUT, Network.SILENT, Network.HALF_OPEN]
 MANNER = Manner((0.05, 0.15))
 TASKS = 8 * 6 + 1
 FAULT_SECONDS = 2.0
 """Shorter than a lease of these lanes: no performer loses its work."""
+
+
+def networks(now: Sequence[Network], later: Sequence[Network]) -> pytest.MarkDecorator:
+    """The networks of `make test`, and those of `make chaos` beside them."""
+    return pytest.mark.parametrize(
+        "network", [*now, *(pytest.param(network, marks=pytest.mark.chaos) for network in later)]
+    )
 
 
 @contextlib.asynccontextmanager
@@ -47,7 +53,7 @@ async def breaks_and_heals(system: System, proxy: Proxy, network: Network) -> No
     await ended_whole(system, goal, TASKS)
 
 
-@pytest.mark.parametrize("network", BAD)
+@networks([Network.CUT, Network.HALF_OPEN], [Network.SLOW, Network.SILENT])
 async def test_goal_ends_when_the_network_to_nats_heals(world: System, network: Network) -> None:
     async with through(world.server.service_url) as (proxy, url):
         await world.start_scheduler_process(GOALWRIGHT_NATS_URL=url)
@@ -56,7 +62,7 @@ async def test_goal_ends_when_the_network_to_nats_heals(world: System, network: 
         assert performer.twice() == []
 
 
-@pytest.mark.parametrize("network", BAD)
+@networks([Network.CUT, Network.SILENT], [Network.SLOW, Network.HALF_OPEN])
 async def test_goal_ends_when_the_network_to_postgres_heals(world: System, network: Network) -> None:
     async with through(world.dsn) as (proxy, dsn):
         await world.start_scheduler_process(GOALWRIGHT_POSTGRES_DSN=dsn)
@@ -65,7 +71,7 @@ async def test_goal_ends_when_the_network_to_postgres_heals(world: System, netwo
         assert performer.twice() == []
 
 
-@pytest.mark.parametrize("network", BAD)
+@networks([Network.HALF_OPEN], [Network.CUT, Network.SLOW, Network.SILENT])
 async def test_goal_ends_when_the_network_of_a_performer_heals(world: System, network: Network) -> None:
     async with through(world.server.service_url) as (proxy, url):
         await world.start_scheduler_process()
@@ -74,7 +80,7 @@ async def test_goal_ends_when_the_network_of_a_performer_heals(world: System, ne
         assert performer.twice() == []
 
 
-@pytest.mark.parametrize("network", DEAD)
+@networks([Network.SILENT], [Network.CUT, Network.HALF_OPEN])
 async def test_leader_cut_off_from_postgres_is_replaced_and_writes_nothing_more(
     world: System, network: Network
 ) -> None:

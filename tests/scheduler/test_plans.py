@@ -117,6 +117,7 @@ CASES = [
     Case("load_ready", (None, 500), name="of all lanes", rows=WHOLE + 50),
     Case("load_ready_of_goal", (LAYERS,), 500, rows=LENGTH + 50),
     Case("load_plan", (ids(LAYERS, 0, 1)[0],), 2 * LENGTH),
+    Case("load_estimates", (LAYERS, ["custom.a"]), 2 * LENGTH),
     Case("load_money", ([LAYERS, CHAIN],), rows=2 * LENGTH),
     Case("load_costs", (RUNNING,), 200),
     Case("park_over_budget", (READY, [5] * 200), 200, rows=200_000),

@@ -26,6 +26,9 @@ Row: TypeAlias = asyncpg.Record
 _LOOK_SECONDS = 1.0
 """How often goals with parked tasks are looked at."""
 
+_MOST_TASKS = 50_000
+"""Open priced tasks of a goal above which nothing is parked: order alone decides, and the goal asks at its cap."""
+
 _MOVED_SHARE = 0.05
 """Admission is decided again when this share of the budget has been spent since."""
 
@@ -36,7 +39,8 @@ class Admissions:
 
     def __init__(self) -> None:
         self.calibrations: dict[str, Calibration] = {}
-        self._parked: dict[int, int] = {}  # goal → money spent when it was last decided
+        self._parked: set[int] = set()
+        self._spent: dict[int, int] = {}  # by open goal, when it was last decided
         self._look_at: datetime | None = None
 
     async def load(self, db: asyncpg.Connection[Row]) -> None:
@@ -49,10 +53,11 @@ class Admissions:
             for row in await db.fetch("SELECT * FROM lane_calibration")
         }
         rows = await db.fetch(
-            """SELECT g.num, g.spent FROM goal g WHERE g.finished_at IS NULL
+            """SELECT g.num FROM goal g WHERE g.finished_at IS NULL
                AND EXISTS (SELECT FROM task t WHERE t.goal = g.num AND t.over_budget IS NOT NULL)"""
         )
-        self._parked = {row["num"]: row["spent"] for row in rows}
+        self._parked = {row["num"] for row in rows}
+        self._spent.clear()
         self._look_at = None
 
     async def review(self, change: Change, short: set[int], *, look: bool) -> None:
@@ -63,34 +68,44 @@ class Admissions:
         due = asked | (self._due(change.now, short) if look else set())
         if not due:
             return
-        for row in await change.fetch("load_money", sorted(due)):
-            goal, paused = row["num"], row["status"] == GoalStatus.PAUSED
-            moved = row["spent"] - self._parked.get(goal, 0) >= _MOVED_SHARE * row["budget"]
-            if goal not in asked and (paused or not (goal in short or moved or not row["busy"])):
+        rows = {row["num"]: row for row in await change.fetch("load_money", sorted(due))}
+        for ended in due - set(rows):
+            self._parked.discard(ended)
+            self._spent.pop(ended, None)
+        for goal, row in rows.items():
+            paused = row["status"] == GoalStatus.PAUSED
+            if goal not in asked and (paused or not self._changed(row, short)):
                 continue
             if await self._admit(change, row):
                 short.discard(goal)
             elif goal in self._parked and not row["busy"] and not paused:
                 short.add(goal)
 
+    def _changed(self, goal: Row, short: set[int]) -> bool:
+        """Whether much has been spent since the last decision; for a goal in need, whether anything has."""
+        num = goal["num"]
+        since = goal["spent"] - self._spent.get(num, 0)
+        return not goal["busy"] or since >= _MOVED_SHARE * goal["budget"] or (num in short and since != 0)
+
     def _due(self, now: datetime, short: set[int]) -> set[int]:
         if self._look_at is not None and now < self._look_at:
             return set()
         self._look_at = now + timedelta(seconds=_LOOK_SECONDS)
-        return set(self._parked) | short
+        return self._parked | short
 
     async def _admit(self, change: Change, goal: Row) -> bool:
         """Park what the goal cannot pay for, and bring back what it can. True when something came back."""
         num, root = goal["num"], goal["root_task"]
-        priced = [name for name, lane in change.lanes.items() if money.hold(lane)]
-        if num not in self._parked and not (priced and await change.db.fetchval(_ANY_PRICED, root, priced)):
+        self._spent[num] = goal["spent"]
+        nested, decides = await self._estimated(change, goal)
+        if not decides and num not in self._parked:
             return False
         rows = await change.fetch("load_plan", root)
         nodes, reserve = _plan(change, rows, self.calibrations, await ranking.deliverables(change, root))
         order = list(TopologicalSorter({task: node.needs for task, node in nodes.items()}).static_order())
         left = goal["may_spend"]
         begun = [row["id"] for row in rows if _begun(row)]
-        choice = admission.choose(order, nodes, left, started=begun, reserve=reserve)
+        choice = admission.choose(order, nodes, left - nested, started=begun, reserve=reserve)
         waits = await _park(change, num, rows, choice, _needs(order, nodes, choice), left)
         back = [row["id"] for row in rows if row["over_budget"] is not None and row["id"] in choice.tasks]
         returned = await change.fetch("readmit", back, change.now) if back else []
@@ -99,11 +114,24 @@ class Admissions:
                 change.ready.append(
                     Ready(row["id"], row["goal"], row["lane"], row["rank"], screened=row["screened"])
                 )
-        if waits:
-            self._parked[num] = goal["spent"]
-        else:
-            self._parked.pop(num, None)
+        (self._parked.add if waits else self._parked.discard)(num)
         return bool(returned)
+
+    async def _estimated(self, change: Change, goal: Row) -> tuple[int, bool]:
+        """What the tasks below those of the plan are likely to cost, and whether there is anything to decide: all
+        may fit anyhow, or be too much to decide about in one transaction."""
+        priced = {name: money.hold(lane) for name, lane in change.lanes.items() if money.hold(lane)}
+        nested = whole = tasks = 0
+        for row in await change.fetch("load_estimates", goal["num"], list(priced)) if priced else ():
+            raw = row["unknown"] * priced[row["lane"]]
+            if row["tokens_in"] + row["tokens_out"]:
+                raw += estimates.raw_cost(change.lanes[row["lane"]], row["tokens_in"], row["tokens_out"])
+            likely = estimates.likely(raw, self.calibrations.get(row["lane"], calibration.NONE))
+            whole += likely
+            tasks += row["tasks"]
+            nested += likely if row["nested"] else 0
+        fits = not whole or whole + max(priced.values()) <= goal["may_spend"]
+        return nested, not fits and tasks <= _MOST_TASKS
 
     async def _learn(self, change: Change) -> None:
         """Add what this commit teaches, one statement for all lanes. Much news has admissions decided anew."""
@@ -126,7 +154,7 @@ class Admissions:
             known = self.calibrations.get(lane, calibration.NONE)
             self.calibrations[lane] = known + seen
             if calibration.moved(known, self.calibrations[lane]):
-                change.admit |= set(self._parked)
+                change.admit |= self._parked
         kept = [(lane, self.calibrations[lane]) for lane in sorted(taught)]
         await change.execute(
             "calibrate", [lane for lane, _ in kept],
@@ -134,11 +162,6 @@ class Admissions:
             [c.seconds.tasks for _, c in kept], [c.seconds.estimated for _, c in kept],
             [c.seconds.actual for _, c in kept],
         )  # fmt: skip
-
-
-_ANY_PRICED = """SELECT EXISTS (
-    SELECT FROM task p JOIN task t ON t.parent = p.id AND t.generation = p.expansions
-    WHERE p.id = $1 AND t.lane = ANY($2::text[]) AND t.state IN ('blocked', 'ready', 'parked'))"""
 
 
 def _begun(row: Row) -> bool:

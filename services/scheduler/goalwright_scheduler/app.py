@@ -18,7 +18,8 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 
 from goalwright_scheduler import migrations
-from goalwright_scheduler.handlers import query_subscribers
+from goalwright_scheduler.front import Front
+from goalwright_scheduler.handlers import query_subscribers, request_subscribers
 from goalwright_scheduler.queries import Queries
 from goalwright_scheduler.reign import Leadership
 from goalwright_scheduler.settings import SchedulerSettings
@@ -128,8 +129,11 @@ def build(settings: SchedulerSettings, stopper: Stopper) -> list[Part]:
             return f"Postgres does not answer: {error}"
         return None
 
+    front = Front(lambda: connection.nats, lambda: leadership.desk, artifacts)
+    request_subscribers(broker, front)
+
     health = Health("scheduler", settings.health_host, settings.health_port, ready)
-    return [connection, database, health, Handlers(connection), leadership]
+    return [connection, database, health, Handlers(connection), front, leadership]
 
 
 def spare_collector() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from faststream.nats import NatsBroker, NatsMessage
@@ -29,12 +29,49 @@ log = structlog.get_logger(__name__)
 
 _ANSWER_SECONDS = 30.0
 
+GOAL_ID = "goal-id"
+"""The header by which a goal that was passed on keeps its id."""
+
+
+class NoLeader(Exception):
+    """The reign ended before the request was answered: whoever leads next can be asked."""
+
+
+class Desk(Protocol):
+    """What requests need of a leader."""
+
+    async def on_request(self, owner: str, payload: bytes, goal_id: str | None) -> GoalAnswer:
+        """See `LeaderDesk`."""
+
+    async def on_control(self, verb: str, owner: str, payload: bytes) -> dict[str, Any]:
+        """See `LeaderDesk`."""
+
+
+class Front(Protocol):
+    """See `front`: it knows who leads."""
+
+    async def request(self, subject: str, payload: bytes) -> bytes:
+        """A goal by request."""
+
+    async def control(self, subject: str, payload: bytes) -> bytes:
+        """A control request."""
+
 
 class LeaderDesk:
     """What the leader takes in: parsed here, decided in the loop."""
 
     def __init__(self, loop: Loop, client: Client, artifacts: ObjectArtifacts, memory: Memory) -> None:
         self._loop, self._client, self.artifacts, self._memory = loop, client, artifacts, memory
+        self._asked: set[asyncio.Future[Any]] = set()
+        self._closed = False
+        self.name = ids.new_goal_id().encode()  # of this reign: whoever passes requests on sees it end
+
+    def close(self) -> None:
+        """The reign is over: who still waits for an answer is told."""
+        self._closed = True
+        for reply in self._asked:
+            if not reply.done():
+                reply.set_exception(NoLeader())
 
     async def on_goal(self, message: Msg) -> None:
         """A plain publish on `goals.submit`."""
@@ -50,21 +87,30 @@ class LeaderDesk:
         goal_id = _fitting(name) or ids.stored_goal_id(stored.timestamp, stored.sequence.stream)
         self._loop.put(Submission(owner, parsed, sizes, goal_id, message=message))
 
-    async def on_request(self, owner: str, payload: bytes) -> GoalAnswer:
-        """A goal by request: answered after the commit. Raises `Refused`."""
+    async def on_request(self, owner: str, payload: bytes, goal_id: str | None = None) -> GoalAnswer:
+        """A goal by request: answered after the commit; `goal_id` for one that names none. Raises `Refused`."""
         parsed, sizes = await self._submission(payload)
-        reply: asyncio.Future[GoalAnswer] = asyncio.get_running_loop().create_future()
-        self._loop.put(Submission(owner, parsed, sizes, reply=reply))
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            return await reply
+        answer: GoalAnswer = await self._answer(
+            lambda reply: Submission(owner, parsed, sizes, goal_id, reply=reply)
+        )
+        return answer
 
     async def on_control(self, verb: str, owner: str, payload: bytes) -> dict[str, Any]:
         """A control request: answered after the commit. Raises `Refused`."""
         if verb not in subjects.CONTROL_VERBS:
             verbs = ", ".join(subjects.CONTROL_VERBS)
             raise Refused("unknown_verb", f"there is no control.{verb}", hint=f"one of {verbs}")
-        reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._loop.put(Control(verb, owner, body_of(payload), reply))
+        body = body_of(payload)
+        answer: dict[str, Any] = await self._answer(lambda reply: Control(verb, owner, body, reply))
+        return answer
+
+    async def _answer(self, item: Callable[[asyncio.Future[Any]], Control | Submission]) -> Any:
+        if self._closed:
+            raise NoLeader
+        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked.add(reply)
+        reply.add_done_callback(self._asked.discard)
+        self._loop.put(item(reply))
         async with asyncio.timeout(_ANSWER_SECONDS):
             return await reply
 
@@ -168,22 +214,28 @@ async def answered(work: Awaitable[Any], artifacts: Artifacts) -> bytes:
         return error.answer().to_json()
     except TimeoutError:
         return Refused("busy", "the scheduler did not get to it in time", hint="try again").answer().to_json()
+    except NoLeader:
+        raise
     except Exception as error:
         log.exception("a request failed")
         return Refused("internal_error", f"{type(error).__name__}: {error}").answer().to_json()
 
 
 def lead_subscribers(broker: NatsBroker, desk: LeaderDesk) -> list[Any]:
-    """Subscribers that only the leader has; the caller starts and stops them."""
+    """Subscribers that only the leader has; the caller starts and stops them. Requests come from `front`."""
 
     async def request(message: NatsMessage) -> bytes:
         raw = message.raw_message
-        return await answered(desk.on_request(subjects.owner_of(raw.subject, 2), raw.data), desk.artifacts)
+        owner, goal_id = subjects.owner_of(raw.subject, 3), (raw.headers or {}).get(GOAL_ID)
+        return await answered(desk.on_request(owner, raw.data, goal_id), desk.artifacts)
 
     async def control(message: NatsMessage) -> bytes:
         raw = message.raw_message
-        verb, owner = raw.subject.split(".")[1], subjects.owner_of(raw.subject, 2)
+        verb, owner = raw.subject.split(".")[2], subjects.owner_of(raw.subject, 3)
         return await answered(desk.on_control(verb, owner, raw.data), desk.artifacts)
+
+    async def ping(_: NatsMessage) -> bytes:
+        return desk.name
 
     async def alive(message: NatsMessage) -> None:
         raw = message.raw_message
@@ -191,8 +243,9 @@ def lead_subscribers(broker: NatsBroker, desk: LeaderDesk) -> list[Any]:
 
     made = []
     for subject, handler in (
-        *((subject, request) for subject in subjects.REQUESTS_ALL),
-        *((subject, control) for subject in subjects.CONTROL_ALL),
+        *((subjects.to_leader(subject), request) for subject in subjects.REQUESTS_ALL),
+        *((subjects.to_leader(subject), control) for subject in subjects.CONTROL_ALL),
+        (subjects.to_leader(subjects.PING), ping),
         (subjects.ALIVE_ALL, alive),
     ):
         subscriber = broker.subscriber(subject, persistent=False, title=subject, max_workers=_CONCURRENT)
@@ -203,6 +256,20 @@ def lead_subscribers(broker: NatsBroker, desk: LeaderDesk) -> list[Any]:
 
 _CONCURRENT = 64
 """Requests in hand at once: each waits for a commit, and commits take many at a time."""
+
+
+def request_subscribers(broker: NatsBroker, front: Front) -> None:
+    """Goals by request and control: any scheduler takes them, the leader answers."""
+
+    async def request(message: NatsMessage) -> bytes:
+        return await front.request(message.raw_message.subject, message.raw_message.data)
+
+    async def control(message: NatsMessage) -> bytes:
+        return await front.control(message.raw_message.subject, message.raw_message.data)
+
+    for handler, wanted in ((request, subjects.REQUESTS_ALL), (control, subjects.CONTROL_ALL)):
+        for subject in wanted:
+            broker.subscriber(subject, queue="scheduler", title=subject, max_workers=_CONCURRENT)(handler)
 
 
 def query_subscribers(broker: NatsBroker, queries: Callable[[], Queries], artifacts: Artifacts) -> None:

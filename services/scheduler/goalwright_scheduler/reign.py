@@ -25,6 +25,7 @@ from goalwright_scheduler.memory import Memory
 from goalwright_scheduler.publisher import Publisher, told_of
 from goalwright_scheduler.settings import SchedulerSettings
 from goalwright_scheduler.sql import SQL
+from goalwright_scheduler.touch import until_deaf, until_heard, until_out_of_touch
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ class Leadership:
         self._artifacts, self._settings, self._holder = artifacts, settings, holder
         self.memory = Memory()
         self.leads = False
+        self.desk: LeaderDesk | None = None  # while leading
         self._task: asyncio.Task[None] | None = None
         self._loop: Loop | None = None
         self._stopping = False
@@ -117,22 +119,31 @@ class Leadership:
                 await part.start()
             for subscriber in subscribers:
                 await subscriber.start()
-            self.leads = True
-            drained = asyncio.create_task(self._leases_from(parts[1], loop), name="drained")
+            self.leads, self.desk = True, desk
+            leases = asyncio.create_task(self._end_leases(parts[1], loop, client), name="leases")
+            touch = asyncio.create_task(
+                until_out_of_touch(self._connect, self._settings.leader_lease_seconds), name="touch"
+            )
             try:
+                await asyncio.wait({turning, touch}, return_when=asyncio.FIRST_COMPLETED)
+                if not turning.done():
+                    db.terminate()
+                    raise LostLead("Postgres is out of touch")
                 await turning
             finally:
-                drained.cancel()
+                leases.cancel()
+                touch.cancel()
         finally:
-            self.leads = False
-            for subscriber in subscribers:
-                await subscriber.stop()
-            for part in parts:
-                await part.stop()
+            self.leads, self.desk = False, None
             loop.stop()
             turning.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await turning
+            desk.close()  # before the subscribers, which wait for answers that are still owed
+            for subscriber in subscribers:
+                await subscriber.stop()
+            for part in parts:
+                await part.stop()
             await publisher.close()
             with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                 await db.execute(SQL["step_down"], term, self._holder)
@@ -155,10 +166,16 @@ class Leadership:
             ),
         )  # fmt: skip
 
-    async def _leases_from(self, outcomes: intake.Intake, loop: Loop) -> None:
-        """A new leader expires nothing before stored outcomes are drained and presences could be heard."""
+    async def _end_leases(self, outcomes: intake.Intake, loop: Loop, client: Client) -> None:
+        """A leader ends no lease before stored outcomes are drained and presences could be heard, nor while it is
+        deaf or has been just now."""
         await outcomes.drained.wait()
-        loop.leases_expire_from = time.monotonic() + self._settings.leader_lease_seconds + 10
+        while True:
+            loop.leases_expire_from = time.monotonic() + self._settings.leader_lease_seconds + 10
+            await until_deaf(client)
+            loop.leases_expire_from = float("inf")
+            log.warning("NATS is not heard: no lease ends")
+            await until_heard(client)
 
     async def _mend_topology(self, client: Client, db: Db) -> Sequence[str]:
         """Streams in memory are gone after a restart of NATS: the leader, who knows the lanes, makes them anew."""

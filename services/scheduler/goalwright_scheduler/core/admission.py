@@ -18,8 +18,8 @@ from goalwright_scheduler.core.roi import K, Node
 _SEEDED_STEPS = 300_000
 """Every first choice is tried when that takes no more steps than about this; else the best ratio is first."""
 
-_LARGE_MISSES = 1_000
-"""In a graph whose closures are not listed: deliverables in a row that do not fit before the rest is parked."""
+_LARGE_STEPS = 300_000
+"""In a graph whose closures are not listed: steps spent on deliverables that do not fit before the rest is parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,9 @@ class _Choice(Generic[K]):
         """In the order given, each with its true marginal cost, while any fits; closures are not listed."""
         basket = self._empty()
         declined: dict[K, float] = {}
-        misses = 0
+        vain = 0
         for key in targets:
-            if misses >= _LARGE_MISSES:
+            if vain >= _LARGE_STEPS:
                 declined[key] = self._nodes[key].cost  # at least
                 continue
             members = self._affordable(key, basket)
@@ -136,11 +136,10 @@ class _Choice(Generic[K]):
             self._reserves[key] = max((self._reserve.get(member, 0.0) for member in members), default=0.0)
             more = sum(self._nodes[member].cost for member in members)
             if self._fits(basket, key, more):
-                misses = 0
                 self._worth[key] = roi.worth(self._nodes, key, members)
                 self._take(basket, key, {key: more})
             else:
-                misses += 1
+                vain += len(members)
                 declined[key] = more
         return self._admission(basket, declined)
 
