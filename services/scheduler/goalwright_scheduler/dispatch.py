@@ -51,6 +51,7 @@ async def dispatch(change: Change, memory: Memory) -> None:
         elif held:
             await change.db.execute("UPDATE goal SET held = held - $2 WHERE num = $1", task.goal, held)
             change.reload.add(task.goal)  # who was refused because of it fits now
+    _spend(change, memory, [task for task, _ in chosen if task.id in sent])
     paid = [task.id for task, _ in chosen if task.id in sent and memory.lanes[task.lane].pool is not None]
     if paid:
         await change.execute("open_bills", paid, change.now)
@@ -70,7 +71,7 @@ def _candidates(change: Change, memory: Memory, pool: str, lanes: Sequence[str],
     if most <= 0 or not any(slots > 0 for slots in free.values()):
         return []
     limits = change.rate_of(pool)
-    if not (limits.requests_per_minute or limits.tokens_per_minute or limits.blocked_until):
+    if not _paced(limits):
         return memory.ready.take(lanes, free, most, memory.may_run)
     taken: list[Ready] = []
     now = change.now.timestamp()
@@ -81,10 +82,25 @@ def _candidates(change: Change, memory: Memory, pool: str, lanes: Sequence[str],
         lane = memory.lanes[best[0].lane]
         spent = rate.spend(limits, now, lane.max_input_tokens + lane.max_output_tokens)
         assert spent is not None
-        limits = change.new_rates[pool] = spent
+        limits = spent
         free[best[0].lane] -= 1
         taken += best
     return taken
+
+
+def _paced(limits: rate.PoolRate) -> bool:
+    return bool(limits.requests_per_minute or limits.tokens_per_minute or limits.blocked_until)
+
+
+def _spend(change: Change, memory: Memory, sent: Sequence[Ready]) -> None:
+    """Advance the clocks of the pools by what went out; what lost its race or had no money costs no call."""
+    for task in sent:
+        lane = memory.lanes[task.lane]
+        if lane.pool is None or not _paced(limits := change.rate_of(lane.pool)):
+            continue
+        spent = rate.spend(limits, change.now.timestamp(), lane.max_input_tokens + lane.max_output_tokens)
+        assert spent is not None  # no more went than were chosen within the rate
+        change.new_rates[lane.pool] = spent
 
 
 async def _reserved(change: Change, memory: Memory, task: Ready, held: int) -> bool:
