@@ -164,7 +164,7 @@ def test_admission_delivers_much_more_than_order_alone_under_a_hard_budget() -> 
 
 def ask(key: str, *inputs: str, value: float = 1.0, effort: dict[str, int] | None = None) -> dict[str, Any]:
     """A paid task; without an effort its estimate is its hold."""
-    prompt = {"messages": [{"role": "user", "content": "?"}]}
+    prompt = {"messages": [{"role": "user", "content": f"{key}?"}]}
     return {
         "key": key, "lane": "agent.ask", "inputs": list(inputs), "outputs": [{"name": f"o-{key}"}], "prompt": prompt,
         "value": value, "effort": effort or {},
@@ -356,3 +356,45 @@ async def test_revision_that_makes_room_brings_parked_tasks_back_and_ranks_anew(
     assert first["state"] == "ready"
     assert first["rank"] > ranked  # dear does not outshine it any more
     assert first["rank"] > last["rank"]
+
+
+async def test_values_that_a_planner_gives_to_deliverables_decide_and_the_clients_own_stay(
+    system: System,
+) -> None:
+    await system.start_scheduler()
+
+    def plan(_: Any) -> dict[str, Any]:
+        named = [{"name": "o-a", "type": "text", "value": 1}, {"name": "o-b", "type": "text", "value": 9},
+                 {"name": "o-c", "type": "text", "value": 100}]  # fmt: skip
+        return {"kind": "expand", "tasks": [ask("a"), ask("b"), ask("c")], "deliverables": named}
+
+    system.perform("plan", plan, slots=1, client="service")
+    wanted = [{"name": "o-c", "type": "text", "value": 2}]
+    goal = await system.submit(text="three things", budget_usd=HOLD, deliverables=wanted)
+
+    async def planned() -> Any:
+        answer = await system.goal(goal)
+        return answer if answer["status"] == "running" else None
+
+    await wait_for(planned)
+    assert [(await system.task(goal, key))["state"] for key in "abc"] == ["parked", "ready", "parked"]
+    await system.request("control.budget", {"goal_id": goal, "budget_usd": 2 * HOLD})
+    assert [(await system.task(goal, key))["state"] for key in "abc"] == ["parked", "ready", "ready"]
+
+
+async def test_what_runs_below_the_plan_counts_before_more_is_begun(system: System) -> None:
+    """A refined task's own children are open and paid: what they are likely to cost is not given away."""
+    await system.start_scheduler()
+
+    def refine(_: Any) -> dict[str, Any]:
+        return {"kind": "expand", "tasks": [ask("k1"), ask("k2")], "continuation": 1}
+
+    system.perform("custom.a", refine, slots=1)
+    tasks = [{"key": "whole", "lane": "custom.a", "value": 5}, ask("other")]
+    goal = await system.submit(budget_usd=2 * HOLD, plan={"tasks": tasks})
+    assert (await system.task(goal, "other"))["state"] == "ready"
+    await system.until(goal, "k2", "ready")
+    await system.request("control.budget", {"goal_id": goal, "budget_usd": 2.5 * HOLD})
+    assert (await system.task(goal, "other"))["state"] == "parked"
+    await system.request("control.budget", {"goal_id": goal, "budget_usd": 3 * HOLD})
+    assert (await system.task(goal, "other"))["state"] == "ready"
