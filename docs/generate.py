@@ -139,7 +139,10 @@ def _message(name: str, schema: dict[str, Any]) -> Iterator[str]:
 
 
 def _default(schema: dict[str, Any]) -> str:
-    empty = {"array": [], "object": {}}  # a schema does not tell what a factory makes; ours make empty ones
+    empty: dict[str, object] = {
+        "array": [],
+        "object": {},
+    }  # a schema does not tell what a factory makes; ours make empty ones
     text = json.dumps(schema.get("default", empty.get(schema.get("type", ""))))
     return text if len(text) <= 60 else "see there"
 
