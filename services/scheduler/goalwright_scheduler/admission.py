@@ -165,8 +165,9 @@ class Admissions:
 
 
 def _begun(row: Row) -> bool:
-    """Tasks that were dispatched once are under way: they are never parked."""
-    return bool(row["epoch"]) and row["over_budget"] is None
+    """Tasks that were dispatched, expanded or asked are under way: they are never parked."""
+    waits = row["state"] in (State.BLOCKED, State.READY) and not row["epoch"]
+    return not waits and row["over_budget"] is None
 
 
 def _plan(

@@ -45,9 +45,12 @@ async def rerank(
     ids = {row["key"]: row["id"] for row in rows}
     _, values = await deliverables(change, target.id)
     starts = _starts(change, target, [spec for spec in specs if spec.key in ids], compiled, values)
-    for row in await change.fetch("rerank", [ids[key] for key in starts], list(starts.values())):
-        if row["state"] == State.READY:
-            change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
+    moved = await change.fetch("rerank", [ids[key] for key in starts], list(starts.values()))
+    ranks = {row["id"]: row for row in moved if row["state"] == State.READY}
+    change.ready = [
+        task._replace(rank=ranks.pop(task.id)["rank"]) if task.id in ranks else task for task in change.ready
+    ]
+    change.ready += [Ready(row["id"], row["goal"], row["lane"], row["rank"]) for row in ranks.values()]
 
 
 async def deliverables(change: Change, root: int) -> tuple[set[str], dict[str, float]]:
