@@ -526,6 +526,66 @@ def machine(postgres_server: EmbeddedPostgres) -> Iterator[type[Machine]]:
     structlog.reset_defaults()
 
 
+Story = list[tuple[str, dict[str, Any]]]
+
+
+def a_plan(*drawn: Drawn, budget: float = 1.0) -> tuple[str, dict[str, Any]]:
+    """The beginning of a story: a plan, and three free slots everywhere."""
+    return "begin_with_a_plan", {"drawn": list(drawn), "budget": budget, "slots": 3}
+
+
+FOUND: dict[str, Story] = {
+    "the answer of a root task ends its goal": [
+        a_plan((0, 0, 0)),
+        ("submit_a_text", {"budget": 0.02, "deliver": True}),
+        ("do_one", {"which": 1, "usage": 0, "passed": True}),
+    ],
+    "a wrong answer that comes twice is one failure": [
+        a_plan((0, 0, 2)),
+        ("do_it_wrong", {"which": 0}),
+        ("answer_late", {"which": 0, "again": True, "usage": 0}),
+    ],
+    "a final failure costs what its call did": [
+        a_plan((3, 0, 1)),
+        ("fail", {"which": 0, "how": "refusal", "usage": 1}),
+    ],
+    "a parent that cannot deliver tells that it failed": [a_plan((0, 0, 1)), ("do_it_wrong", {"which": 0})],
+    "skipping a task that waits for children ends them": [
+        a_plan((0, 0, 0)),
+        ("expand", {"which": 0, "drawn": [(0, 0, 0), (1, 1, 0)], "continues": False}),
+        ("ask_of_a_task", {"which": 1, "verb": "skip"}),
+    ],
+    "a task goes out though one that the budget does not cover was before it in line": [
+        a_plan((3, 18, 5), (5, 21, 5), (6, 47, 4), (3, 48, 1), budget=0.006),
+        ("tick", {"seconds": 1}),
+    ],
+    "a replan that ends by its children lets go of whom it has not helped": [
+        a_plan((2, 31, 3), (0, 37, 6), (7, 54, 7)),
+        ("do_it_wrong", {"which": 0}),
+        ("expand", {"which": 0, "drawn": [(0, 0, 1)], "continues": False}),
+        ("do_the_oldest", {"which": 0}),
+    ],
+    "a plan task whose revision drops itself is told as cancelled and no more": [
+        a_plan((2, 0, 0), (0, 1, 0)),
+        ("revise", {"which": 0, "of": 0, "drawn": [(0, 0, 0)], "dropped": 0, "stale": False}),
+    ],
+    "a bill that comes back in the moment of the question lets the goal go on": [
+        a_plan((3, 0, 0), (3, 0, 0), budget=0.006),
+        ("tick", {"seconds": 6}),
+        ("tick", {"seconds": 1}),
+    ],
+}
+"""What the machine found once, as short as it made it."""
+
+
+@pytest.mark.parametrize("story", FOUND.values(), ids=FOUND.keys())
+def test_what_was_found_once_stays_mended(machine: type[Machine], story: Story) -> None:
+    state = machine()
+    for rule_name, arguments in story:
+        getattr(state, rule_name)(**arguments)
+    state.teardown()
+
+
 @pytest.mark.timeout(0)
 def test_the_loop_does_what_the_model_says(machine: type[Machine]) -> None:
     run_state_machine_as_test(
