@@ -123,7 +123,7 @@ def arm(name: str, at: int) -> None:
         setattr(owner, verb, _watched(armed, getattr(owner, verb)))
     _wrap(Connection, "copy_records_to_table", lambda _, table, call: armed.statement(f"COPY {table} ", call))
     _wrap(Client, "publish", armed.message)
-    publisher.publish_many = _one_by_one(armed)  # type: ignore[attr-defined]  # what it imported
+    publisher.publish_many = _one_by_one(armed)  # type: ignore[assignment, attr-defined]  # what it imported
 
 
 def _wrap(owner: type, verb: str, watch: Callable[[Any, str, Call], Awaitable[Any]]) -> None:
