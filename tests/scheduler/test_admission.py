@@ -163,11 +163,11 @@ def test_admission_delivers_much_more_than_order_alone_under_a_hard_budget() -> 
 
 
 def ask(key: str, *inputs: str, value: float = 1.0, effort: dict[str, int] | None = None) -> dict[str, Any]:
-    """A paid task; without an effort its estimate is its hold."""
+    """A paid task, estimated at what its call may cost at most."""
     prompt = {"messages": [{"role": "user", "content": f"{key}?"}]}
     return {
         "key": key, "lane": "agent.ask", "inputs": list(inputs), "outputs": [{"name": f"o-{key}"}], "prompt": prompt,
-        "value": value, "effort": effort or {},
+        "value": value, "effort": effort or {"tokens_in": 1000, "tokens_out": 1000},
     }  # fmt: skip
 
 
@@ -198,9 +198,7 @@ async def test_least_worthy_deliverables_are_parked_before_anything_is_spent(sys
         assert (await system.task(goal, key))["state"] == "parked"
         why = await system.request("query.why", {"goal_id": goal, "task_id": key})
         assert why["reason"] == "over_budget"
-        assert (
-            why["detail"] == f"what it serves would cost {2 * HOLD:.6f} USD more and {2 * HOLD:.6f} are left"
-        )
+        assert why["detail"] == f"what it serves would need {2 * HOLD:.6f} USD and {2 * HOLD:.6f} are left"
     assert {(await system.task(goal, key))["state"] for key in ("dear", "mid")} == {"ready"}
     assert (await system.request("query.inbox", {}))["questions"] == []
     told = {e["data"]["key"]: e["data"] for e in await system.events(goal) if e["kind"] == "task.parked"}
