@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import statistics
 from typing import Any
 
@@ -396,3 +397,41 @@ async def test_what_runs_below_the_plan_counts_before_more_is_begun(system: Syst
     assert (await system.task(goal, "other"))["state"] == "parked"
     await system.request("control.budget", {"goal_id": goal, "budget_usd": 3 * HOLD})
     assert (await system.task(goal, "other"))["state"] == "ready"
+
+
+async def test_whatever_the_plan_and_the_budget_every_goal_ends_within_it(system: System) -> None:
+    """Random plans of paid and free tasks, wrong estimates, failures, budgets from nothing to plenty."""
+    await system.start_scheduler(ask_timeout_seconds=0.3)
+    chance = random.Random(11)
+
+    def answer(work: Any) -> dict[str, Any]:
+        number = sum(map(ord, work["spec"]["key"] + work["goal_id"])) + work["epoch"]
+        if number % 11 == 0:
+            return {"kind": "failed", "error": {"code": "timeout", "message": "?", "retryable": True}}
+        if number % 17 == 0:
+            return {"kind": "failed", "error": {"code": "bad", "message": "?", "retryable": False}}
+        answered: dict[str, Any] = paid(number * 37 % 1000, number * 71 % 1000)(work)
+        return answered if work["lane"] == "agent.ask" else echo(work)
+
+    system.perform("agent.ask", answer, slots=8, client="service")
+    system.perform("custom.a", answer, slots=4)
+    submitted = {}
+    for number in range(12):
+        keys = [f"t{at}" for at in range(chance.randint(3, 25))]
+        tasks = []
+        for at, key in enumerate(keys):
+            needs = [f"o-{need}" for need in chance.sample(keys[:at], min(at, chance.choice((0, 1, 2))))]
+            effort = {"tokens_in": chance.randint(1, 1500), "tokens_out": chance.randint(1, 1500)}
+            task = ask(f"{key}", *needs, value=chance.randint(0, 9), effort=chance.choice((effort, None)))
+            if chance.random() < 0.3:
+                task |= {"lane": "custom.a", "prompt": None}
+            tasks.append(task)
+        budget = round(chance.choice((0, 0.3, 0.6, 1.2)) * HOLD * len(tasks), 6)
+        submitted[await system.submit(id=f"g{number}", budget_usd=budget, plan={"tasks": tasks})] = budget
+    how = set()
+    for goal, budget in submitted.items():
+        ended = await system.finished(goal, 60)
+        how.add(ended["status"])
+        assert ended["spent_usd"] <= budget
+        assert ended["held_usd"] == 0
+    assert how == {"done", "partial", "failed"}
