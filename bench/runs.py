@@ -7,14 +7,13 @@ import itertools
 import json
 import statistics
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from goalwright_cli.client import Client, connected
 from goalwright_shared import subjects
-from goalwright_shared.artifacts import ObjectArtifacts
 from goalwright_shared.messages import BODY_BYTES, ArtifactType, BodyRef
 from nats.aio.msg import Msg
 
@@ -140,27 +139,29 @@ async def _check(client: Client, goals: dict[str, Graph], calls: Calls) -> int:
     for goal_id, graph in goals.items():
         try:
             check_calls(graph, calls.get(goal_id, []))
-            count += check_events(graph, [event async for event in _events(client, goal_id)])
+            count += check_events(graph, await _events(client, goal_id))
         except Wrong as error:
             raise Wrong(f"goal {goal_id}: {error}") from error
     return count
 
 
-async def _events(client: Client, goal_id: str) -> AsyncIterator[dict[str, Any]]:
+async def _events(client: Client, goal_id: str) -> list[dict[str, Any]]:
     """The stored events of a goal up to `goal.finished`."""
-    feed = await client.js.subscribe(subjects.events_of(goal_id), ordered_consumer=True)
-    artifacts = ObjectArtifacts(client.js)
+    payloads: list[bytes] = []
+    finished = asyncio.Event()
+
+    async def take(message: Msg) -> None:
+        payloads.append(message.data)
+        if message.subject.endswith(".goal.finished"):
+            finished.set()
+
+    feed = await client.js.subscribe(subjects.events_of(goal_id), cb=take, ordered_consumer=True)
     try:
-        while True:
-            message = await feed.next_msg(timeout=10)
-            event = json.loads(message.data)
-            if set(event) == {"body_ref"}:
-                event = json.loads(await artifacts.get_bytes(BodyRef.model_validate(event).body_ref))
-            yield event
-            if event["kind"] == "goal.finished":
-                return
+        async with asyncio.timeout(_SILENCE_SECONDS):
+            await finished.wait()
     finally:
         await feed.unsubscribe()
+    return [json.loads(payload) for payload in payloads]
 
 
 def _run(workload: Workload, reading: Reading, calls: Calls, events: int) -> Run:

@@ -133,13 +133,17 @@ def _message(name: str, schema: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---|"
     required = set(schema.get("required", []))
     for field, about in schema["properties"].items():
-        default = "**required**" if field in required else f"`{_default(about.get('default'))}`"
+        default = "**required**" if field in required else f"`{_default(about)}`"
         yield f"| `{field}` | {_type(about)} | {default} |"
     yield ""
 
 
-def _default(value: object) -> str:
-    text = json.dumps(value)
+def _default(schema: dict[str, Any]) -> str:
+    empty: dict[str, object] = {
+        "array": [],
+        "object": {},
+    }  # a schema does not tell what a factory makes; ours make empty ones
+    text = json.dumps(schema.get("default", empty.get(schema.get("type", ""))))
     return text if len(text) <= 60 else "see there"
 
 

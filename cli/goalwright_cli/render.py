@@ -174,7 +174,7 @@ def detail(task: TaskView, view: GoalView, now: datetime) -> str:
         case "retry_wait":
             return f"tries again: {clean(task.error)}"
         case "parked":
-            return "waits for a person"
+            return clean(task.note) or "waits for a person"
         case "dead":
             return clean(task.error) or "failed"
         case "succeeded":

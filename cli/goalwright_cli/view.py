@@ -296,7 +296,7 @@ def _moved(view: GoalView, event: Event, state: str, **changes: Any) -> GoalView
         return view
     if task.task_id not in view.tasks and view.plans(task):
         view = replace(view, unseen=max(0, view.unseen - 1))
-    return _put(view, replace(task, state=state, since=event.at, note="", **changes))
+    return _put(view, replace(task, **{"state": state, "since": event.at, "note": "", **changes}))
 
 
 def _dispatched(view: GoalView, event: Event) -> GoalView:
@@ -466,7 +466,7 @@ _FOLDS: dict[str, Any] = {
     "task.retried": lambda view, event: _moved(view, event, "ready"),
     "task.throttled": _throttled,
     "task.expired": lambda view, event: _moved(view, event, "ready"),
-    "task.parked": lambda view, event: _moved(view, event, "parked"),
+    "task.parked": lambda view, event: _moved(view, event, "parked", note=_text(event.data.get("reason"))),
     "task.skipped": _ended_with("skipped"),
     "task.cancelled": _ended_with("cancelled"),
     "approval.requested": _asked,

@@ -141,6 +141,12 @@ def test_a_plan_too_large_to_be_told_is_counted_and_filled_in_as_it_runs() -> No
     assert seen.counts() == {"blocked": 697, "ready": 2, "dispatched": 1}
 
 
+def test_a_parked_task_says_what_it_is_parked_for_until_it_goes_on() -> None:
+    parked: Step = ("task.parked", "4", {"key": "write", "lane": "agent.writer", "reason": "over budget"})
+    assert fold(events([*BEGIN, parked])).tasks["4"].note == "over budget"
+    assert fold(events([*BEGIN, parked, dispatched("4", "write", "agent.writer")])).tasks["4"].note == ""
+
+
 def test_a_question_is_open_until_it_is_answered() -> None:
     asked: Step = ("approval.requested", "7", {"text": "Go?", "options": ["yes"], "default": "yes"})
     seen = fold(events([*BEGIN, asked]))

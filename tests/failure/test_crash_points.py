@@ -17,6 +17,8 @@ from support.system import System, opened
 
 from failure.goals import BUSY_TASKS, LANES, busy, done, ended_whole, perform_busy, performed_once
 
+pytestmark = pytest.mark.timeout(300)
+
 ONCE_A_LIFE = (1, 1, 1)
 """At which passing of the point each of three schedulers dies: where the first passing makes no progress, and
 there is only one in a life."""

@@ -40,7 +40,7 @@ def counts(few: int, many: int) -> pytest.MarkDecorator:
 
 def graph_for(times: int, each: int) -> tuple[list[dict[str, Any]], int]:
     """A layered plan that is worked on through so many faults, and how many tasks its goal has."""
-    layers = max(6, times * each // 20)
+    layers = max(12, times * each // 20)
     return layered(PERFORMED, layers=layers, width=20), layers * 20 + 1
 
 
@@ -107,7 +107,7 @@ async def _nats_killed(world: System, times: int, *, wipe: bool) -> None:
         await world.restart_nats(wipe=wipe)
         await progress(world, goal, before + 1)
 
-    killed = await at_random_times(world, goal, times, fault, between=2)
+    killed = await at_random_times(world, goal, times, fault, between=1)
     await ended_whole(world, goal, tasks, seconds=200, events=not wipe)
     assert killed == times
 

@@ -153,6 +153,14 @@ def test_waiting_for_a_person_is_no_stall() -> None:
     assert said(tick(audited(story.events)[0], story.time(3000), RULES)[1]) != []
 
 
+def test_a_task_parked_for_money_waits_for_nobody() -> None:
+    story = story_of(1)
+    story.tell(
+        "task.parked", "9", key="dear", lane="agent.ask", reason="over budget", needs_usd=2, left_usd=1
+    )
+    assert ("stalled", "note") in said(tick(audited(story.events)[0], story.time(3000), RULES)[1])
+
+
 def test_a_deadline_that_will_be_missed_is_told() -> None:
     story = Story()
     story.begin(planned(*"abcdefghij"), deadline_seconds=100)

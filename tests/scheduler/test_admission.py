@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import statistics
 from typing import Any
 
@@ -163,11 +164,11 @@ def test_admission_delivers_much_more_than_order_alone_under_a_hard_budget() -> 
 
 
 def ask(key: str, *inputs: str, value: float = 1.0, effort: dict[str, int] | None = None) -> dict[str, Any]:
-    """A paid task; without an effort its estimate is its hold."""
-    prompt = {"messages": [{"role": "user", "content": "?"}]}
+    """A paid task, estimated at what its call may cost at most."""
+    prompt = {"messages": [{"role": "user", "content": f"{key}?"}]}
     return {
         "key": key, "lane": "agent.ask", "inputs": list(inputs), "outputs": [{"name": f"o-{key}"}], "prompt": prompt,
-        "value": value, "effort": effort or {},
+        "value": value, "effort": effort or {"tokens_in": 1000, "tokens_out": 1000},
     }  # fmt: skip
 
 
@@ -198,9 +199,7 @@ async def test_least_worthy_deliverables_are_parked_before_anything_is_spent(sys
         assert (await system.task(goal, key))["state"] == "parked"
         why = await system.request("query.why", {"goal_id": goal, "task_id": key})
         assert why["reason"] == "over_budget"
-        assert (
-            why["detail"] == f"what it serves would cost {2 * HOLD:.6f} USD more and {2 * HOLD:.6f} are left"
-        )
+        assert why["detail"] == f"what it serves would need {2 * HOLD:.6f} USD and {2 * HOLD:.6f} are left"
     assert {(await system.task(goal, key))["state"] for key in ("dear", "mid")} == {"ready"}
     assert (await system.request("query.inbox", {}))["questions"] == []
     told = {e["data"]["key"]: e["data"] for e in await system.events(goal) if e["kind"] == "task.parked"}
@@ -356,3 +355,83 @@ async def test_revision_that_makes_room_brings_parked_tasks_back_and_ranks_anew(
     assert first["state"] == "ready"
     assert first["rank"] > ranked  # dear does not outshine it any more
     assert first["rank"] > last["rank"]
+
+
+async def test_values_that_a_planner_gives_to_deliverables_decide_and_the_clients_own_stay(
+    system: System,
+) -> None:
+    await system.start_scheduler()
+
+    def plan(_: Any) -> dict[str, Any]:
+        named = [{"name": "o-a", "type": "text", "value": 1}, {"name": "o-b", "type": "text", "value": 9},
+                 {"name": "o-c", "type": "text", "value": 100}]  # fmt: skip
+        return {"kind": "expand", "tasks": [ask("a"), ask("b"), ask("c")], "deliverables": named}
+
+    system.perform("plan", plan, slots=1, client="service")
+    wanted = [{"name": "o-c", "type": "text", "value": 2}]
+    goal = await system.submit(text="three things", budget_usd=HOLD, deliverables=wanted)
+
+    async def planned() -> Any:
+        answer = await system.goal(goal)
+        return answer if answer["status"] == "running" else None
+
+    await wait_for(planned)
+    assert [(await system.task(goal, key))["state"] for key in "abc"] == ["parked", "ready", "parked"]
+    await system.request("control.budget", {"goal_id": goal, "budget_usd": 2 * HOLD})
+    assert [(await system.task(goal, key))["state"] for key in "abc"] == ["parked", "ready", "ready"]
+
+
+async def test_what_runs_below_the_plan_counts_before_more_is_begun(system: System) -> None:
+    """A refined task's own children are open and paid: what they are likely to cost is not given away."""
+    await system.start_scheduler()
+
+    def refine(_: Any) -> dict[str, Any]:
+        return {"kind": "expand", "tasks": [ask("k1"), ask("k2")], "continuation": 1}
+
+    system.perform("custom.a", refine, slots=1)
+    tasks = [{"key": "whole", "lane": "custom.a", "value": 5}, ask("other")]
+    goal = await system.submit(budget_usd=2 * HOLD, plan={"tasks": tasks})
+    assert (await system.task(goal, "other"))["state"] == "ready"
+    await system.until(goal, "k2", "ready")
+    await system.request("control.budget", {"goal_id": goal, "budget_usd": 2.5 * HOLD})
+    assert (await system.task(goal, "other"))["state"] == "parked"
+    await system.request("control.budget", {"goal_id": goal, "budget_usd": 3 * HOLD})
+    assert (await system.task(goal, "other"))["state"] == "ready"
+
+
+async def test_whatever_the_plan_and_the_budget_every_goal_ends_within_it(system: System) -> None:
+    """Random plans of paid and free tasks, wrong estimates, failures, budgets from nothing to plenty."""
+    await system.start_scheduler(ask_timeout_seconds=0.3)
+    chance = random.Random(11)
+
+    def answer(work: Any) -> dict[str, Any]:
+        number = sum(map(ord, work["spec"]["key"] + work["goal_id"])) + work["epoch"]
+        if number % 11 == 0:
+            return {"kind": "failed", "error": {"code": "timeout", "message": "?", "retryable": True}}
+        if number % 17 == 0:
+            return {"kind": "failed", "error": {"code": "bad", "message": "?", "retryable": False}}
+        answered: dict[str, Any] = paid(number * 37 % 1000, number * 71 % 1000)(work)
+        return answered if work["lane"] == "agent.ask" else echo(work)
+
+    system.perform("agent.ask", answer, slots=8, client="service")
+    system.perform("custom.a", answer, slots=4)
+    submitted = {}
+    for number in range(12):
+        keys = [f"t{at}" for at in range(chance.randint(3, 25))]
+        tasks = []
+        for at, key in enumerate(keys):
+            needs = [f"o-{need}" for need in chance.sample(keys[:at], min(at, chance.choice((0, 1, 2))))]
+            effort = {"tokens_in": chance.randint(1, 1500), "tokens_out": chance.randint(1, 1500)}
+            task = ask(f"{key}", *needs, value=chance.randint(0, 9), effort=chance.choice((effort, None)))
+            if chance.random() < 0.3:
+                task |= {"lane": "custom.a", "prompt": None}
+            tasks.append(task)
+        budget = round(chance.choice((0, 0.3, 0.6, 1.2)) * HOLD * len(tasks), 6)
+        submitted[await system.submit(id=f"g{number}", budget_usd=budget, plan={"tasks": tasks})] = budget
+    how = set()
+    for goal, budget in submitted.items():
+        ended = await system.finished(goal, 60)
+        how.add(ended["status"])
+        assert ended["spent_usd"] <= budget
+        assert ended["held_usd"] == 0
+    assert how == {"done", "partial", "failed"}

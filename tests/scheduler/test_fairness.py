@@ -206,6 +206,27 @@ def test_lane_that_postgres_holds_more_of_is_refilled_when_it_is_empty() -> None
     assert heaps.refilling() == []
 
 
+def test_lane_is_refilled_when_one_goal_that_has_more_ran_empty_although_others_wait() -> None:
+    heaps = ReadyTasks()
+    heaps.push([Ready(1, 1, "a", 1.0), *(Ready(10 + n, 2, "a", 1.0) for n in range(9))])
+    heaps.mark_truncated("a", 1)
+    heaps.mark_truncated("a")
+    heaps.take(["a"], {"a": 4}, 4, everybody)
+    assert heaps.waiting() == {"a": 6}
+    assert heaps.refilling() == ["a"]
+    assert heaps.refilling() == []
+
+
+def test_dispatches_are_charged_with_what_their_lane_reserves() -> None:
+    heaps = ReadyTasks()
+    heaps.set_cost("dear", 100)
+    heaps.set_cost("cheap", 10)
+    heaps.push(Ready(n, 1, "dear", 0.0) for n in range(50))
+    heaps.push(Ready(100 + n, 2, "cheap", 0.0) for n in range(200))
+    taken = heaps.take(["dear", "cheap"], {"dear": 99, "cheap": 99}, 55, everybody)
+    assert Counter(task.goal for task in taken) == {1: 5, 2: 50}
+
+
 def test_entries_of_a_paused_goal_are_dropped_and_may_be_pushed_again() -> None:
     heaps = ReadyTasks()
     tasks = [Ready(1, 1, "a", 1.0), Ready(2, 2, "a", 2.0)]

@@ -325,6 +325,13 @@ async def test_owner_without_money_pauses_with_all_goals_and_goes_on_with_more(s
         return {a["status"] for a in answers} == {"done"}
 
     await wait_for(done)
+    db = await asyncpg.connect(system.dsn)
+    account = await db.fetchrow("SELECT spent, held FROM account WHERE owner = 'acme'")
+    sums = await db.fetchrow("SELECT sum(spent + overrun), sum(held) FROM goal WHERE owner = 'acme'")
+    await db.close()
+    assert account is not None
+    assert sums is not None
+    assert tuple(account) == tuple(sums)
     refused = await system.request("control.budget.acme", {**limit, "budget_usd": 9})
     assert refused["error"]["code"] == "not_allowed"
 

@@ -139,6 +139,7 @@ CASES = [
     Case("settle", (RUNNING, [1] * 200, *each(200, 5, 0, "m", 1, 0, 1, "done"), NOW), 200),
     Case("reserve", (LAYERS, 5)),
     Case("own_cap", (RUNNING[0],)),
+    Case("load_closed", ()),
     Case(
         "record_results",
         (

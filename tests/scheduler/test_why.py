@@ -57,7 +57,7 @@ EXPECTED = {
     "busy": ("running", "on agent.generalist"),
     "next": ("waits_for_slot", "agent.generalist (0 ahead, 1 running)"),
     "last": ("waits_for_slot", "agent.generalist (1 ahead, 1 running)"),
-    "dear": ("over_budget", "what it serves would cost 0.005000 USD more and 0.001000 are left"),
+    "dear": ("over_budget", "what it serves would need 0.005000 USD and 0.001000 are left"),
     "short": ("over_budget", "it may cost 0.005000 USD and 0.001000 are left"),
     "external": ("waits_for_person", "retry or skip it by hand"),
     "refused": ("waits_for_rate", "pool k/slow: the provider asked to wait; again at"),

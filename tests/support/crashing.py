@@ -9,16 +9,17 @@ to change when a statement or a subject changes. The variables CRASH_POINT and C
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from typing import Any, NoReturn
 
 from asyncpg import Connection
 from asyncpg.prepared_stmt import PreparedStatement
-from goalwright_scheduler import app
+from goalwright_scheduler import app, publisher
 from goalwright_scheduler.sql import SQL
+from goalwright_shared.broker import Outgoing, publish_many
 from nats.aio.client import Client
 
 CODE = 137
@@ -122,6 +123,7 @@ def arm(name: str, at: int) -> None:
         setattr(owner, verb, _watched(armed, getattr(owner, verb)))
     _wrap(Connection, "copy_records_to_table", lambda _, table, call: armed.statement(f"COPY {table} ", call))
     _wrap(Client, "publish", armed.message)
+    publisher.publish_many = _one_by_one(armed)  # type: ignore[assignment, attr-defined]  # what it imported
 
 
 def _wrap(owner: type, verb: str, watch: Callable[[Any, str, Call], Awaitable[Any]]) -> None:
@@ -143,6 +145,17 @@ def _watched(armed: _Armed, verb: Callable[..., Awaitable[Any]]) -> Callable[...
         return await armed.statement(text, lambda: verb(self, *given, **named))
 
     return watched
+
+
+def _one_by_one(armed: _Armed) -> Callable[[Client, Iterable[Outgoing]], Coroutine[Any, Any, None]]:
+    """`publish_many`, so that the process can die between two of its messages."""
+
+    async def published(client: Client, messages: Iterable[Outgoing]) -> None:
+        for message in messages:
+            one = partial(publish_many, client, [message])
+            await armed.message(client, message.subject, one)
+
+    return published
 
 
 async def serve() -> int:

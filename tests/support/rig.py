@@ -246,17 +246,12 @@ _SNAPSHOT = """SELECT json_build_array(
      FROM rate))"""
 
 
-_TABLES = (
-    "artifact", "ledger", "outbox", "note", "feedback", "expansion", "task_result", "task_spec", "task", "goal_spec",
-    "goal", "leader", "account", "lane_calibration",
-)  # fmt: skip
-_EMPTY = "; ".join(
-    [
-        *(f"DELETE FROM {table}" for table in _TABLES),
-        "UPDATE rate SET next_request = NULL, next_tokens = NULL, blocked_until = NULL, blocked_reason = NULL",
-        "SELECT setval('task_ids', 1, false)",  # a retry's jitter follows from the task's id
-    ]
-)
+_KEPT = ("alembic_version", "lane", "rate")
+_RESET = [
+    "UPDATE rate SET next_request = NULL, next_tokens = NULL, blocked_until = NULL, blocked_reason = NULL",
+    "SELECT setval('task_ids', 1, false), setval(pg_get_serial_sequence('goal', 'num'), 1, false)",
+]
+"""What else differs after an example: a retry's jitter follows from its id, so ids begin anew."""
 
 
 @dataclass
@@ -270,16 +265,28 @@ class Rig:
     nats: Nats = field(init=False)
     now: datetime = NOON
     _loop: Loop = field(init=False)
+    _empty: str = field(init=False)
     _leaders: int = 0
 
     async def connect(self) -> None:
         """Open the connection of the leader."""
         self.db = cast(Connection, await asyncpg.connect(self.dsn, connection_class=Connection))
         await self.db.execute("SET synchronous_commit = off; SET jit = off")
+        rows = await self.db.fetch(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND NOT tablename = ANY($1)", _KEPT
+        )
+        self._empty = "; ".join(
+            [
+                "SET session_replication_role = replica",  # no foreign keys for now: all tables are emptied
+                *(f"DELETE FROM {row['tablename']}" for row in rows),
+                "RESET session_replication_role",
+                *_RESET,
+            ]
+        )
 
     async def begin(self) -> None:
         """An empty database, an empty NATS and a new leader."""
-        await self.db.execute(_EMPTY)
+        await self.db.execute(self._empty)
         self.nats = Nats(self.lanes)
         await self.set_clock(NOON)
         await self.takeover()

@@ -123,7 +123,7 @@ class Admissions:
         priced = {name: money.hold(lane) for name, lane in change.lanes.items() if money.hold(lane)}
         nested = whole = tasks = 0
         for row in await change.fetch("load_estimates", goal["num"], list(priced)) if priced else ():
-            raw = row["unknown"] * priced[row["lane"]]
+            raw = row["unknown"] * estimates.unknown(priced[row["lane"]])
             if row["tokens_in"] + row["tokens_out"]:
                 raw += estimates.raw_cost(change.lanes[row["lane"]], row["tokens_in"], row["tokens_out"])
             likely = estimates.likely(raw, self.calibrations.get(row["lane"], calibration.NONE))
@@ -165,8 +165,9 @@ class Admissions:
 
 
 def _begun(row: Row) -> bool:
-    """Tasks that were dispatched once are under way: they are never parked."""
-    return bool(row["epoch"]) and row["over_budget"] is None
+    """Tasks that were dispatched, expanded or asked are under way: they are never parked."""
+    waits = row["state"] in (State.BLOCKED, State.READY) and not row["epoch"]
+    return not waits and row["over_budget"] is None
 
 
 def _plan(
@@ -207,7 +208,7 @@ _UNDER_WAY = (State.DISPATCHED, State.EXPANDED, State.CHECKING)
 def _needs(
     order: Sequence[int], nodes: Mapping[int, roi.Node[int]], choice: admission.Admission[int]
 ) -> dict[int, int]:
-    """What the cheapest deliverable of each task that is not admitted would cost more; linear in the graph."""
+    """What the cheapest deliverable of each task that is not admitted would need; linear in the graph."""
     needs: dict[int, int] = {}
     for task in reversed(order):
         if task in choice.tasks:
@@ -239,7 +240,7 @@ async def _park(
     for row in await change.fetch("park_over_budget", out, [needs[task] for task in out]) if out else ():
         change.emit(
             goal, "task.parked", row["id"], key=row["key"], lane=row["lane"],
-            reason="over budget: what it serves would cost more than is left",
+            reason="over budget: what it serves would need more than is left",
             needs_usd=money.usd(row["over_budget"]), left_usd=money.usd(left),
         )  # fmt: skip
     return bool(out) or any(row["over_budget"] is not None for row in others)

@@ -59,9 +59,5 @@ def _writers_task(made: Sequence[str], missing: Sequence[str], reason: str) -> T
 
 async def finish_closed(change: Change) -> None:
     """Goals whose closing summary is written, or cannot be."""
-    rows = await change.db.fetch(
-        """SELECT g.num, g.reason FROM goal g JOIN task t ON t.id = g.closing
-           WHERE g.finished_at IS NULL AND t.state IN ('succeeded', 'dead', 'cancelled', 'skipped')"""
-    )
-    for row in rows:
+    for row in await change.fetch("load_closed"):
         await goals.finish(change, row["num"], GoalStatus.PARTIAL, row["reason"])

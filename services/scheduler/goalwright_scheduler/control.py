@@ -322,7 +322,8 @@ async def _review(change: Change, owner: str, body: dict[str, Any]) -> Answer:
 
 
 async def _lane(change: Change, owner: str, body: dict[str, Any]) -> Answer:
-    """Add or change a lane; its consumer was made before. The lane is live when this has answered."""
+    """Add or change a lane, which all owners share. The lane is live when this has answered."""
+    _operator(owner, "lane")
     try:
         lane, ignored = parse_lenient_value(Lane, body.get("lane"))
     except (ValidationError, ValueError) as error:

@@ -186,6 +186,7 @@ async def finish(change: Change, goal: int, status: GoalStatus, reason: str | No
         return False
     assert status in GOAL_FINAL
     change.active[goal] = False
+    change.weights[goal] = 1.0  # nothing to remember
     await end_open_tasks(change, goal, f"the goal ended: {status}")
     await change.flush_results()
     await change.flush_bills()

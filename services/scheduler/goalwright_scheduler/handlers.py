@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -270,6 +272,19 @@ def request_subscribers(broker: NatsBroker, front: Front) -> None:
     for handler, wanted in ((request, subjects.REQUESTS_ALL), (control, subjects.CONTROL_ALL)):
         for subject in wanted:
             broker.subscriber(subject, queue="scheduler", title=subject, max_workers=_CONCURRENT)(handler)
+
+
+def presence_subscriber(broker: NatsBroker, memory: Memory) -> None:
+    """Every scheduler hears performers, so that any of them can tell who is there."""
+
+    async def alive(message: NatsMessage) -> None:
+        raw = message.raw_message
+        with contextlib.suppress(BadMessage):  # the leader says what was wrong
+            memory.seen(
+                subjects.lane_of_alive(raw.subject), parse_lenient(Alive, raw.data)[0], time.monotonic()
+            )
+
+    broker.subscriber(subjects.ALIVE_ALL, title="presence", max_workers=_CONCURRENT)(alive)
 
 
 def query_subscribers(broker: NatsBroker, queries: Callable[[], Queries], artifacts: Artifacts) -> None:

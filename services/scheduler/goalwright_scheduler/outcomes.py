@@ -15,7 +15,6 @@ from goalwright_shared.messages import (
     ArtifactRef,
     ArtifactType,
     Contract,
-    Deliverable,
     Done,
     Expand,
     Failed,
@@ -261,7 +260,7 @@ async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
     if row.is_root and replaces:
         root, specs = _adopted(row, outcome)
     compiled = _compiled(root, specs, exports=replaces)
-    values = submission.values_of(_deliverables(root, outcome)) if root is not row or row.is_root else None
+    values = ranking.told_values(root.spec.params) if row.is_root else None
     children = await expansion.insert_generation(
         change, root, specs, compiled, states=[State.DISPATCHED], values=values,
         kind="replace" if replaces else "resume",
@@ -308,11 +307,6 @@ def _compiled(row: TaskRow, specs: Sequence[TaskSpec], *, exports: bool) -> Comp
         ) from error
 
 
-def _deliverables(root: TaskRow, outcome: Expand) -> list[Deliverable]:
-    named = {item.name: item for item in outcome.deliverables}
-    return [named.get(o.name, Deliverable(name=o.name, type=o.type)) for o in root.spec.outputs]
-
-
 def _adopted(row: TaskRow, outcome: Expand) -> tuple[TaskRow, list[TaskSpec]]:
     """A plan for the goal: its deliverables are the root's outputs (the client's own stay required), and
     their schemas and checks go to the tasks that produce them."""
@@ -321,7 +315,9 @@ def _adopted(row: TaskRow, outcome: Expand) -> tuple[TaskRow, list[TaskSpec]]:
     for output in submission.outputs_of(outcome.deliverables):
         wanted.setdefault(output.name, output)
     checks = {item.name: item.acceptance for item in outcome.deliverables if item.acceptance}
-    spec = row.spec.model_copy(update={"outputs": list(wanted.values())})
+    told = {item.name: item.model_dump(mode="json", by_alias=True) for item in outcome.deliverables}
+    params = ranking.with_deliverables(row.spec.params, told)
+    spec = row.spec.model_copy(update={"outputs": list(wanted.values()), "params": params})
     specs = [_for_deliverables(task, wanted, checks) for task in outcome.tasks]
     return replace(row, spec=spec), specs
 

@@ -242,16 +242,27 @@ class Queries:
         }  # fmt: skip
 
     async def workers(self, owner: str, body: Body) -> Body:
-        """Performers that announced themselves lately (they do so while they have work)."""
+        """Performers that announced themselves lately (they do so while they have work), each with what it has of
+        the owner's; the operator sees all."""
         now = time.monotonic()
+        known = [worker for worker in self._memory.workers.values() if now - worker[2] < _SEEN_SECONDS]
+        theirs = [task for alive, _, _ in known for task, _ in alive.tasks if task.isdecimal()]
+        own = {
+            str(row["id"])
+            for row in await self._pool.fetch(
+                """SELECT t.id FROM task t JOIN goal g ON g.num = t.goal
+                   WHERE t.id = ANY($1::bigint[]) AND (g.owner = $2 OR $2 = $3)""",
+                [int(task) for task in theirs], owner, subjects.DEFAULT_OWNER,
+            )
+        }  # fmt: skip
         return {
             "workers": [
                 {
                     "worker": alive.worker, "lane": lane, "slots": alive.slots,
-                    "tasks": [list(pair) for pair in alive.tasks], "seen_seconds_ago": round(now - seen, 1),
+                    "tasks": [list(pair) for pair in alive.tasks if pair[0] in own],
+                    "seen_seconds_ago": round(now - seen, 1),
                 }
-                for alive, lane, seen in self._memory.workers.values()
-                if now - seen < _SEEN_SECONDS
+                for alive, lane, seen in known
             ]
         }  # fmt: skip
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from goalwright_shared.graph import Compiled
 from goalwright_shared.messages import TaskSpec, Usage
+from pydantic import JsonValue
 
 from goalwright_scheduler.change import Change, Lesson, TaskRow
 from goalwright_scheduler.core import calibration, estimates, roi
@@ -43,19 +45,37 @@ async def rerank(
     ids = {row["key"]: row["id"] for row in rows}
     _, values = await deliverables(change, target.id)
     starts = _starts(change, target, [spec for spec in specs if spec.key in ids], compiled, values)
-    for row in await change.fetch("rerank", [ids[key] for key in starts], list(starts.values())):
-        if row["state"] == State.READY:
-            change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
+    moved = await change.fetch("rerank", [ids[key] for key in starts], list(starts.values()))
+    ranks = {row["id"]: row for row in moved if row["state"] == State.READY}
+    change.ready = [
+        task._replace(rank=ranks.pop(task.id)["rank"]) if task.id in ranks else task for task in change.ready
+    ]
+    change.ready += [Ready(row["id"], row["goal"], row["lane"], row["rank"]) for row in ranks.values()]
 
 
 async def deliverables(change: Change, root: int) -> tuple[set[str], dict[str, float]]:
     """A goal's deliverables, and the values of those that have one of their own."""
     row = await change.db.fetchrow(
-        "SELECT outputs, spec -> 'params' -> 'deliverables' AS told FROM task_spec WHERE id = $1", root
+        "SELECT outputs, spec -> 'params' AS params FROM task_spec WHERE id = $1", root
     )
     assert row is not None
-    told = json.loads(row["told"]) if row["told"] else []
-    return set(row["outputs"]), {item["name"]: item["value"] for item in told or ()}
+    return set(row["outputs"]), told_values(json.loads(row["params"] or "null"))
+
+
+def told_values(params: object) -> dict[str, float]:
+    """Values by deliverable, as the root task's `params` tell them."""
+    return {name: float(item["value"]) for name, item in _told(params).items()}
+
+
+def with_deliverables(params: object, planned: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The root task's `params` with the deliverables that a planner has added; the client's own stay."""
+    own = params if isinstance(params, dict) else {}
+    return {**own, "deliverables": list({**planned, **_told(params)}.values())}
+
+
+def _told(params: object) -> dict[str, Any]:
+    own = params if isinstance(params, dict) else {}
+    return {item["name"]: item for item in own.get("deliverables") or ()}
 
 
 def _starts(

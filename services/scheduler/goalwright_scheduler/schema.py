@@ -120,7 +120,7 @@ task = Table(
     Column("announced", Boolean, nullable=False, server_default=text("false")),
     Column("ready_at", _moment),
     Column("dispatched_at", _moment),
-    Column("over_budget", BigInteger),  # parked for money: what its cheapest deliverable would cost more
+    Column("over_budget", BigInteger),  # parked for money: what its cheapest deliverable would need
     Column("due_at", _moment),  # end of the lease, of the retry wait or of the question, by state
     CheckConstraint(_one_of("state", State), name="task_state"),
     CheckConstraint("unmet >= 0 AND open_children >= 0 AND hold >= 0", name="task_counts_positive"),

@@ -47,7 +47,10 @@ async def sweep(change: Change, leases: Leases, due: Sequence[int]) -> None:
     change.due += [
         (max(row["due_at"], later), row["id"]) for row in rows
     ]  # until it waits for no time any more
-    for task in (await change.load(over)).values():
+    loaded = await change.load(over)
+    for task in (
+        loaded[number] for number in dict.fromkeys(due) if number in loaded
+    ):  # who is first due, first
         if task.state is State.PARKED:
             await _unanswered(change, task)
         elif task.id in leases.unconfirmed:

@@ -63,8 +63,8 @@ async def reason(
 def _parked(goal: asyncpg.Record, row: asyncpg.Record) -> Reason:
     if row["over_budget"] is not None:
         left = goal["budget"] - goal["fenced"] - goal["spent"] - goal["held"]
-        more = f"what it serves would cost {money.usd(row['over_budget']):.6f} USD more"
-        return "over_budget", f"{more} and {money.usd(left):.6f} are left"
+        needs = f"what it serves would need {money.usd(row['over_budget']):.6f} USD"
+        return "over_budget", f"{needs} and {money.usd(left):.6f} are left"
     if row["lane"] == "human":
         until = f" until {_iso(row['due_at'])}" if row["due_at"] else ""
         return "waits_for_person", f"asks a person{until}"

@@ -79,8 +79,8 @@ def _finished(audit: Audit, event: Event, _: Rules) -> Checked:
 
 
 def _waits(audit: Audit, event: Event, _: Rules) -> Checked:
-    if event.task_id is None or len(audit.waiting) >= _WAITING:
-        return audit, []
+    if event.task_id is None or len(audit.waiting) >= _WAITING or "needs_usd" in event.data:
+        return audit, []  # what is parked for money waits for nobody
     return replace(audit, waiting=audit.waiting | {event.task_id}), []
 
 

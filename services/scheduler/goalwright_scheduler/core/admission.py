@@ -24,7 +24,8 @@ _LARGE_STEPS = 300_000
 
 @dataclass(frozen=True, slots=True)
 class Admission(Generic[K]):
-    """Which tasks may run. `declined` maps each deliverable that is not admitted to what it would cost more."""
+    """Which tasks may run. `declined` maps each deliverable that is not admitted to what it would
+    need: its marginal cost, and the largest reserve among its tasks."""
 
     tasks: frozenset[K]
     deliverables: tuple[K, ...]
@@ -179,6 +180,7 @@ class _Choice(Generic[K]):
 
     def _admission(self, basket: _Basket[K], declined: dict[K, float]) -> Admission[K]:
         value = sum(self._worth[key] for key in basket.deliverables)
+        declined = {key: more + self._reserves.get(key, 0.0) for key, more in declined.items()}
         return Admission(frozenset(basket.tasks), tuple(basket.deliverables), declined, basket.cost, value)
 
 

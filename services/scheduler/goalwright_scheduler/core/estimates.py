@@ -11,17 +11,25 @@ from goalwright_scheduler.core.calibration import Calibration
 
 _LEAST_SECONDS = 0.1
 
+_UNKNOWN_SHARE = 0.25
+"""What a task without an estimate is taken to cost, against the most that a call may: caps are seldom used up."""
+
 _USD_PER_SECOND = 0.001
 """What a second of waiting counts against money in the cost by which returns are ranked."""
 
 
 def raw_cost(lane: Lane | None, tokens_in: float, tokens_out: float, output_cap: int | None = None) -> int:
-    """Micro-dollars by the estimate alone; without one, what a call may cost at most. 0 on lanes without price."""
+    """Micro-dollars by the estimate alone; without one, a part of what a call may cost. 0 on lanes without price."""
     if lane is None:
         return 0
     if not tokens_in and not tokens_out:
-        return hold(lane, output_cap)
+        return unknown(hold(lane, output_cap))
     return math.ceil(tokens_in * lane.input_usd_per_mtok + tokens_out * lane.output_usd_per_mtok)
+
+
+def unknown(most: int) -> int:
+    """Micro-dollars of a task without an estimate that may cost this at most."""
+    return math.ceil(_UNKNOWN_SHARE * most)
 
 
 def hold(lane: Lane | None, output_cap: int | None) -> int:

@@ -56,21 +56,22 @@ class ReadyTasks:
     def push(self, tasks: Iterable[Ready]) -> None:
         """Add tasks, or give known ones another rank or lane. Beyond twice the cache, the worst of the goals
         that have most are forgotten (and refilled later)."""
+        current, counts, pools = self._current, self._counts, self._pools
         for task in tasks:
-            known = self._current.get(task.id)
-            if known == task:
-                continue
+            lane = task.lane
+            known = current.get(task.id)
             if known is not None:
-                self._counts[known.lane] -= 1
-            self._current[task.id] = task
-            pool = self._pools.get(task.lane)
+                if known == task:
+                    continue
+                counts[known.lane] -= 1
+            current[task.id] = task
+            pool = pools.get(lane)
             if pool is None:
-                pool = self._pools[task.lane] = _Pool()
-            _add(pool, task, self._weights.get(task.goal, 1.0))
-            count = self._counts.get(task.lane, 0) + 1
-            self._counts[task.lane] = count
+                pool = pools[lane] = _Pool()
+            self._add(pool, task)
+            count = counts[lane] = counts.get(lane, 0) + 1
             if count > 2 * self._cap:
-                self._trim(task.lane)
+                self._trim(lane)
 
     def set_weight(self, goal: int, weight: float) -> None:
         """A goal's share of every pool, against 1 for others."""
@@ -201,16 +202,18 @@ class ReadyTasks:
                     for heap in heaps.values():
                         for _, number, task in heap:
                             if self._current.get(number) is task:
-                                _add(joined, task, self._weights.get(task.goal, 1.0))
+                                self._add(joined, task)
             for lane in key:
                 self._pools[lane] = joined
             self._joined.add(key)
         return self._pools[key[0]]
 
-
-def _add(pool: _Pool, task: Ready, weight: float) -> None:
-    heaps = pool.goals.get(task.goal)
-    if heaps is None:
-        heaps = pool.goals[task.goal] = {}
-        pool.turns.join(task.goal, weight)
-    heapq.heappush(heaps.setdefault(task.lane, []), (-task.rank, task.id, task))
+    def _add(self, pool: _Pool, task: Ready) -> None:
+        heaps = pool.goals.get(task.goal)
+        if heaps is None:
+            heaps = pool.goals[task.goal] = {}
+            pool.turns.join(task.goal, self._weights.get(task.goal, 1.0))
+        heap = heaps.get(task.lane)
+        if heap is None:
+            heap = heaps[task.lane] = []
+        heapq.heappush(heap, (-task.rank, task.id, task))

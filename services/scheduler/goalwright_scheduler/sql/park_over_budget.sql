@@ -1,5 +1,5 @@
 -- Park tasks that have not begun and whose deliverables the budget does not cover.
--- $1 ids, $2 what the cheapest deliverable of each would cost more, in micro-dollars
+-- $1 ids, $2 what the cheapest deliverable of each would need, in micro-dollars
 UPDATE task t
 SET state = 'parked', over_budget = p.needs
 FROM unnest($1::bigint[], $2::bigint[]) AS p(id, needs), task_spec s
