@@ -27,6 +27,9 @@ from goalwright_scheduler.settings import SchedulerSettings
 from goalwright_scheduler.sql import SQL
 
 
+_LARGE = 5_000
+
+
 @dataclass(frozen=True, slots=True)
 class TaskRow:
     """A task as decisions see it."""
@@ -233,6 +236,11 @@ class Change:
     async def execute(self, verb: str, *arguments: Any) -> None:
         """Run a named statement."""
         await self.db.execute(SQL[verb], *arguments)
+
+    async def take_time_for(self, tasks: int) -> None:
+        """So many tasks may take longer to work out than Postgres waits for a silent leader."""
+        if tasks > _LARGE:
+            await self.db.execute("SET LOCAL idle_in_transaction_session_timeout = '5min'")
 
     async def load(self, ids: Sequence[int]) -> dict[int, TaskRow]:
         """Task rows by id; unknown ids are left out."""

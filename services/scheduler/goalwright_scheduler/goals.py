@@ -24,9 +24,6 @@ _MEDIA = {
     ArtifactType.TEXT: "text/plain",
 }
 
-_LARGE = 5_000
-"""Tasks of a plan that may take longer to work out than Postgres waits for a silent leader."""
-
 
 async def find(change: Change, owner: str, goal_id: str) -> Any:
     """The goal's row; raises `Refused` (`not_found`)."""
@@ -52,8 +49,7 @@ async def accept(
     )
     if known is not None:
         return goal_id, known["status"], True
-    if wanted.plan is not None and len(wanted.plan.tasks) > _LARGE:
-        await change.db.execute("SET LOCAL idle_in_transaction_session_timeout = '5min'")
+    await change.take_time_for(len(wanted.plan.tasks) if wanted.plan is not None else 0)
     refs = [input_ref(item, sizes) for item in wanted.inputs]
     refs += await _inherited(change, owner, wanted, {ref.name for ref in refs})
     objective = wanted.text or f"the submitted plan {goal_id}"

@@ -250,6 +250,7 @@ async def _done(change: Change, row: TaskRow, outcome: Done) -> None:
 async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
     if row.turn + 1 >= row.spec.max_turns and outcome.continuation is not None:
         raise Refused("too_many_turns", f"task {row.key} has had its {row.spec.max_turns} turns")
+    await change.take_time_for(len(outcome.tasks))
     lane = change.lanes.get(row.lane)
     for spec in outcome.tasks:
         if lane is not None and not expansion.may_use(lane.child_lanes, spec.lane):
