@@ -52,11 +52,8 @@ class Admissions:
             )
             for row in await db.fetch("SELECT * FROM lane_calibration")
         }
-        rows = await db.fetch(
-            """SELECT g.num FROM goal g WHERE g.finished_at IS NULL
-               AND EXISTS (SELECT FROM task t WHERE t.goal = g.num AND t.over_budget IS NOT NULL)"""
-        )
-        self._parked = {row["num"] for row in rows}
+        rows = await db.fetch("SELECT DISTINCT goal FROM task WHERE over_budget IS NOT NULL")
+        self._parked = {row["goal"] for row in rows}
         self._spent.clear()
         self._look_at = None
 

@@ -134,6 +134,7 @@ task = Table(
     # no index on what changes in a task's life: its updates stay on its page (HOT) and touch no index
     Index("task_parent", "parent", "generation"),
     Index("task_goal", "goal", "id"),
+    Index("task_over_budget", "goal", postgresql_where=text("over_budget IS NOT NULL")),
     postgresql_with={"fillfactor": 60},
 )
 

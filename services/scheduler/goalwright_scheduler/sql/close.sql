@@ -1,7 +1,7 @@
 -- End open tasks without success and count down their parents. $1 ids, $2 the final state
 WITH ended AS (
     UPDATE task t
-    SET state = $2, hold = 0, due_at = NULL, open_children = 0
+    SET state = $2, hold = 0, due_at = NULL, over_budget = NULL, open_children = 0
     WHERE t.id = ANY($1::bigint[]) AND t.state NOT IN ('succeeded', 'dead', 'cancelled', 'skipped')
     RETURNING t.id, t.goal, t.parent, t.lane, t.epoch, old.state AS was, old.hold AS held
 ), counted AS (

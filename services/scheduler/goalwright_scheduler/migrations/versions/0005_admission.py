@@ -16,6 +16,7 @@ def upgrade() -> None:
     op.create_check_constraint(
         "task_over_budget", "task", "over_budget IS NULL OR state NOT IN ('blocked', 'ready', 'dispatched')"
     )
+    op.create_index("task_over_budget", "task", ["goal"], postgresql_where=sa.text("over_budget IS NOT NULL"))
     op.create_table(
         "lane_calibration",
         sa.Column("lane", sa.Text(), nullable=False),
@@ -31,5 +32,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("lane_calibration")
+    op.drop_index("task_over_budget", "task")
     op.drop_constraint("task_over_budget", "task")
     op.drop_column("task", "over_budget")
