@@ -152,6 +152,20 @@ async def test_submitted_plans_are_done_as_written_and_made_tasks_are_shared(sys
     assert times(system, "x", "y") == 1
 
 
+async def test_a_turn_that_asks_again_gets_a_new_answer(system: System) -> None:
+    await system.start_scheduler()
+
+    def answer(work: Any) -> dict[str, Any]:
+        if work["spec"]["key"] != "asker" or work["turn"] == 3:
+            return echo(work)
+        return {"kind": "expand", "tasks": [task("again")], "continuation": work["turn"]}
+
+    system.perform("custom.a", answer)
+    goal = await system.submit(plan={"tasks": [task("asker")]})
+    assert (await system.finished(goal))["status"] == "done"
+    assert times(system, "again") == 3
+
+
 async def test_replicas_are_done_apart_and_the_answer_of_most_counts(system: System) -> None:
     await system.start_scheduler(share_equal_tasks="always")
 

@@ -53,10 +53,7 @@ async def _share(change: Change, sharing: Sequence[tuple[bytes, Ready, asyncpg.R
     if not sharing:
         return
     goals, hashes = [task.goal for _, task, _ in sharing], [contract for contract, _, _ in sharing]
-    first = {
-        (row["goal"], row["hash"]): (row["task"], State(row["state"]))
-        for row in await change.fetch("load_contracts", goals, hashes)
-    }
+    first = {(row["goal"], row["hash"]): row for row in await change.fetch("load_contracts", goals, hashes)}
     elsewhere = {}
     if change.settings.share_across_goals:
         elsewhere = {
@@ -68,13 +65,17 @@ async def _share(change: Change, sharing: Sequence[tuple[bytes, Ready, asyncpg.R
     waits: list[tuple[int, int]] = []
     for contract, task, row in sharing:
         key = (task.goal, contract)
-        twin, state = first.get(key, (elsewhere.get(key), State.SUCCEEDED))
-        if twin is not None and twin != task.id and state is State.SUCCEEDED:
-            takes.append((task, row, twin))
-        elif twin is not None and twin != task.id and state in _WORTH_WAITING_FOR:
-            waits.append((task.id, twin))
+        known = first.get(key)
+        if key in led:
+            waits.append((task.id, led[key]))
+        elif known is not None and _is_twin(known, row) and known["state"] == State.SUCCEEDED:
+            takes.append((task, row, known["task"]))
+        elif known is not None and _is_twin(known, row) and State(known["state"]) in _WORTH_WAITING_FOR:
+            waits.append((task.id, known["task"]))
+        elif known is None and key in elsewhere:
+            takes.append((task, row, elsewhere[key]))
         else:
-            first[key], led[key] = (task.id, State.READY), task.id
+            led[key] = task.id
             change.ready.append(task._replace(screened=False))
     if led:
         await change.execute("lead_contracts", [g for g, _ in led], [h for _, h in led], list(led.values()))
@@ -83,6 +84,13 @@ async def _share(change: Change, sharing: Sequence[tuple[bytes, Ready, asyncpg.R
         change.new_leaders.update(twin for _, twin in waits)
     for task, row, twin in takes:
         await _take(change, task, row, twin)
+
+
+def _is_twin(known: asyncpg.Record, row: asyncpg.Record) -> bool:
+    """Whether a task that did the same counts for this one: not the task itself, and no earlier turn of its parent,
+    which has seen that result and asks again."""
+    another_turn = known["parent"] == row["parent"] and known["generation"] != row["generation"]
+    return bool(known["task"] != row["id"] and not another_turn)
 
 
 async def _take(change: Change, task: Ready, row: asyncpg.Record, twin: int) -> None:
