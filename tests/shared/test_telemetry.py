@@ -162,3 +162,38 @@ async def test_no_log_line_holds_a_known_secret_not_even_a_traceback(small_servi
     await small_service.end()
     assert SECRET not in small_service.text
     assert json.dumps(SECRET)[1:-1] not in small_service.text
+
+
+_ascii = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=12)
+_shaped = st.sampled_from(
+    [
+        "sk-" + "a1" * 8,
+        "Bearer abcdefgh12",
+        "ghp_" + "x" * 20,
+        "AKIA" + "B" * 16,
+        "https://u:p4ss@host/",
+        "token",
+    ]
+)
+_names = st.one_of(
+    _ascii, st.sampled_from(["api_key", "Token", "tokens_in", "max_tokens", "PASSWORD", "key"])
+)
+_json = st.recursive(
+    st.one_of(_ascii, _shaped, st.integers(-5, 5), st.booleans(), st.none()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_names, inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@given(_json)
+def test_what_may_hold_no_secret_is_left_as_it_is_by_redaction(value: Any) -> None:
+    if not telemetry.may_hold_secret(json.dumps(value).encode()):
+        assert telemetry.redact_value(value) == value
+
+
+def test_plain_events_hold_no_secret() -> None:
+    event = {
+        "kind": "task.succeeded",
+        "data": {"tokens_in": 1, "tokens_out": 2, "key": "t1", "summary": "did it"},
+    }
+    assert not telemetry.may_hold_secret(json.dumps(event).encode())
