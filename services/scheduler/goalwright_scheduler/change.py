@@ -242,10 +242,11 @@ class Change:
             await self.db.execute("SET LOCAL idle_in_transaction_session_timeout = '5min'")
 
     async def load(self, ids: Sequence[int]) -> dict[int, TaskRow]:
-        """Task rows by id; unknown ids are left out."""
+        """Task rows by id, in the order of `ids`; unknown ones are left out."""
         if not ids:
             return {}
-        return {row["id"]: task_row(row) for row in await self.fetch("load_tasks", ids)}
+        rows = {row["id"]: task_row(row) for row in await self.fetch("load_tasks", ids)}
+        return {task: rows[task] for task in ids if task in rows}
 
     def emit(self, goal: int, kind: str, task: int | None = None, /, **data: Any) -> None:
         """An event of this commit; secrets in it are masked."""

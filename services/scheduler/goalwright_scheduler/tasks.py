@@ -110,8 +110,8 @@ async def _follow(change: Change, rows: Sequence[Any]) -> set[int]:
                 parked.append(row["id"])
             case "whole":
                 whole.append(row["id"])
-    await people.ask(change, parked)
-    await parents_ended(change, whole)
+    await people.ask(change, sorted(parked))
+    await parents_ended(change, sorted(whole))
     return done
 
 
