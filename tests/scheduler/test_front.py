@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import nats.errors
 import pytest
+from nats.errors import Error as NatsError
 from support.system import System, chain, wait_for
 
 
@@ -36,14 +37,23 @@ async def test_request_between_two_leaders_is_answered_by_the_next(system: Syste
     leader, _ = await schedulers(system, 2)
     goal = await system.submit(plan={"tasks": chain("custom.b", "x")})
     await system.kill(leader)
-    asked = asyncio.get_running_loop().time()
+
+    async def answer(subject: str, body: Any) -> Any:
+        """As a client asks: again, when nobody answers (NATS may have given it to the dead one)."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    reply = await system.client.request(subject, json.dumps(body).encode(), timeout=5)
+                except (NatsError, TimeoutError):
+                    continue
+                return json.loads(reply.data)
+
     paused, submitted = await asyncio.gather(
-        system.request("control.pause", {"goal_id": goal}),
-        system.request("goals.request", {"plan": {"tasks": chain("custom.a", "x")}}),
+        answer("control.pause", {"goal_id": goal}),
+        answer("goals.request", {"id": "between", "plan": {"tasks": chain("custom.a", "x")}}),
     )
-    assert paused["changed"] is True
-    assert submitted["duplicate"] is False
-    assert asyncio.get_running_loop().time() - asked < 5
+    assert paused["status"] == "paused"
+    assert submitted["goal_id"] == "between"
     system.perform("custom.a")
     assert (await system.finished(submitted["goal_id"]))["status"] == "done"
 
