@@ -27,6 +27,7 @@ from goalwright_scheduler.settings import SchedulerSettings
 from goalwright_scheduler.sql import SQL
 
 _LARGE = 5_000
+"""Tasks that may take longer to work out than Postgres waits for a leader that says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +238,7 @@ class Change:
         await self.db.execute(SQL[verb], *arguments)
 
     async def take_time_for(self, tasks: int) -> None:
-        """So many tasks may take longer to work out than Postgres waits for a silent leader."""
+        """Ask Postgres for patience while so many tasks are worked out."""
         if tasks > _LARGE:
             await self.db.execute("SET LOCAL idle_in_transaction_session_timeout = '5min'")
 

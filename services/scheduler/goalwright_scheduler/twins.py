@@ -162,7 +162,7 @@ async def count_votes(change: Change, row: TaskRow) -> None:
     )
     cast = await change.fetch("load_votes", row.id, json.loads(continuation)["first"])
     given = [
-        (vote["id"], [ArtifactRef.model_validate_json(ref) for ref in vote["refs"]], vote["summary"] or "")
+        ([ArtifactRef.model_validate_json(ref) for ref in vote["refs"]], vote["summary"] or "")
         for vote in cast
         if vote["state"] == State.SUCCEEDED
     ]
@@ -176,8 +176,8 @@ async def count_votes(change: Change, row: TaskRow) -> None:
         change.record(row, "failed", error=error.model_dump_json())
         await tasks.die(change, row, error)
         return
-    place, votes = twins.winner([tuple(ref.sha256 for ref in refs) for _, refs, _ in given])
-    _, refs, summary = given[place]
+    place, votes = twins.winner([tuple(ref.sha256 for ref in refs) for refs, _ in given])
+    refs, summary = given[place]
     outputs = {ref.name: ref for ref in refs}
     change.name_values(row, [(name, ref.model_dump_json()) for name, ref in outputs.items()])
     change.record(row, "done", summary=summary)
