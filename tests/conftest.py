@@ -1,8 +1,22 @@
 """Fixtures of all tests: `support/` starts the real servers."""
 
+import os
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("here", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("here")
 
 pytest_plugins = ["support.nats", "support.postgres", "support.system"]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Commands that a test runs inside its process set variables: the next test shall not see them."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -36,10 +36,13 @@ class RunningSystem:
 
 @contextlib.asynccontextmanager
 async def running_system(
-    settings: SystemSettings | None = None, *, on_step: Step | None = None
+    settings: SystemSettings | None = None,
+    *,
+    on_step: Step | None = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> AsyncIterator[RunningSystem]:
     """Use the system at GOALWRIGHT_NATS_URL or the one that runs in the home; else start one for ourselves,
-    as a process of its own, and stop it afterwards."""
+    as a process of its own, and stop it afterwards. `defaults` are environment variables for one of our own."""
     settings = settings or SystemSettings()
     if settings.nats_url:
         yield RunningSystem(settings.nats_url)
@@ -47,18 +50,21 @@ async def running_system(
     if run := runfile.read(settings.home):
         yield RunningSystem(run.nats_url, run=run)
         return
-    async with _own_system(settings, on_step or (lambda _: None)) as run:
+    environment = {**(defaults or {}), **os.environ}
+    async with _own_system(settings, on_step or (lambda _: None), environment) as run:
         yield RunningSystem(run.nats_url, started=True, run=run)
 
 
 @contextlib.asynccontextmanager
-async def _own_system(settings: SystemSettings, on_step: Step) -> AsyncIterator[runfile.Run]:
+async def _own_system(
+    settings: SystemSettings, on_step: Step, environment: Mapping[str, str]
+) -> AsyncIterator[runfile.Run]:
     settings.home.mkdir(parents=True, exist_ok=True)
     said = settings.home / _SAID
     with said.open("wb") as out:
         process = processes.spawn(
             [sys.executable, "-m", "goalwright_cli.main", "--home", settings.home.absolute(), "up"],
-            stdout=out.fileno(), env=os.environ, log=said, death_signal=signal.SIGTERM,
+            stdout=out.fileno(), env=environment, log=said, death_signal=signal.SIGTERM,
         )  # fmt: skip
     try:
         with said.open() as lines:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -53,13 +52,13 @@ async def run(
     from goalwright_cli.screen import open_screen
     from goalwright_cli.settings import SystemSettings
 
-    if not sys.stdin.isatty():  # nobody can be asked: a system of our own ends at the budget with what it has
-        os.environ.setdefault("GOALWRIGHT_ASK_TIMEOUT_SECONDS", "0")
     body, paths = read_goal(goal, file or [], example=example)
     configure_logging("cli", level="error")
     settings = SystemSettings(nats_url=nats_url) if nats_url else SystemSettings()
     async with contextlib.AsyncExitStack() as stack:
-        system = await stack.enter_async_context(embedded.running_system(settings, on_step=_say))
+        system = await stack.enter_async_context(
+            embedded.running_system(settings, on_step=_say, defaults=_defaults())
+        )
         client = await stack.enter_async_context(connected(system.nats_url))
         submission = await build(
             client, body, paths, budget=budget, deadline=deadline, approve=approve, key=key
@@ -73,6 +72,11 @@ async def run(
         folder = out or OUT / answer.goal_id
         await conclude(client, ending, screen, folder=folder, as_json=as_json, own=system.started)
     return ending.code
+
+
+def _defaults() -> dict[str, str]:
+    """Where nobody can be asked, a system of our own ends at the budget with what it has."""
+    return {} if sys.stdin.isatty() else {"GOALWRIGHT_ASK_TIMEOUT_SECONDS": "0"}
 
 
 def _say(line: str) -> None:

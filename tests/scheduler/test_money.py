@@ -10,7 +10,7 @@ import asyncpg
 from goalwright_scheduler.lanes import store_lanes
 from goalwright_shared import topology
 from goalwright_shared.messages import Lane
-from support.system import System, artifact, echo, wait_for
+from support.system import System, artifact, chain, echo, wait_for
 
 HOLD = 0.005
 """What one call on lane agent.ask may cost: 1,000 tokens in at 1 USD and 1,000 out at 4 USD a million."""
@@ -66,6 +66,54 @@ async def test_goal_at_its_budget_pauses_and_asks_and_goes_on_when_it_gets_more(
     assert (await system.request("control.budget", {"goal_id": goal, "budget_usd": 5 * HOLD}))["ok"]
     ended = await system.finished(goal)
     assert (ended["status"], ended["spent_usd"]) == ("done", 5 * HOLD)
+
+
+def dear(key: str) -> dict[str, Any]:
+    """A task of which little is expected, so that nothing is parked, and that may cost `HOLD` all the same."""
+    return {**ask(key), "effort": {"tokens_in": 1, "tokens_out": 1}}
+
+
+async def refused(system: System) -> None:
+    """Until the scheduler has tried to dispatch what was submitted before (another goal's task, in its turn after
+    that, is done), and has swept since (a deadline that came later has passed)."""
+    other = await system.submit(budget_usd=1, plan={"tasks": [ask("other")]})
+    await system.finished(other)
+    late = await system.submit(deadline_seconds=0.1, plan={"tasks": chain("custom.b", "late")})
+    assert (await system.finished(late))["reason"] == "deadline passed"
+
+
+async def test_goal_of_which_only_the_dear_part_does_not_fit_does_the_rest_before_it_asks(
+    system: System,
+) -> None:
+    await system.start_scheduler()
+    system.perform("agent.ask", paid(1, 1), client="service")
+    plan = [dear("dear"), *chain("custom.a", "x", "y")]
+    goal = await system.submit(budget_usd=HOLD / 2, plan={"tasks": plan})
+    await refused(system)
+    assert (await system.goal(goal))["status"] == "running"
+    system.perform("custom.a")
+    await system.until(goal, "y", "succeeded")
+
+    async def paused() -> Any:
+        answer = await system.goal(goal)
+        return answer if answer["status"] == "paused" else None
+
+    assert (await wait_for(paused))["reason"] == "budget"
+    kinds = [event["kind"] for event in await system.events(goal)]
+    assert kinds.index("goal.paused") > max(at for at, kind in enumerate(kinds) if kind == "task.succeeded")
+
+
+async def test_nobody_is_asked_for_money_when_what_was_too_dear_is_skipped(system: System) -> None:
+    await system.start_scheduler()
+    system.perform("agent.ask", paid(1, 1), client="service")
+    plan = [dear("dear"), {"key": "free", "lane": "custom.a", "outputs": [{"name": "o-free"}]}]
+    goal = await system.submit(budget_usd=HOLD / 2, plan={"tasks": plan})
+    await refused(system)
+    assert (await system.request("control.skip", {"goal_id": goal, "task_id": "dear"}))["ok"]
+    system.perform("custom.a")
+    ended = await system.finished(goal)
+    assert ended["deliverables"].keys() == {"o-free"}
+    assert "goal.paused" not in {event["kind"] for event in await system.events(goal)}
 
 
 async def test_unanswered_question_for_money_ends_the_goal_with_what_it_has(system: System) -> None:

@@ -119,6 +119,7 @@ CASES = [
     Case("load_plan", (ids(LAYERS, 0, 1)[0],), 2 * LENGTH),
     Case("load_estimates", (LAYERS, ["custom.a"]), 2 * LENGTH),
     Case("load_money", ([LAYERS, CHAIN],), rows=2 * LENGTH),
+    Case("load_short", ([LAYERS, CHAIN], READY), rows=4 * LENGTH),
     Case("load_costs", (RUNNING,), 200),
     Case("park_over_budget", (READY, [5] * 200), 200, rows=200_000),
     Case("rerank", (READY, [5.0] * 200), 200, rows=200_000),

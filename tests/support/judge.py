@@ -94,9 +94,13 @@ class Judge:
                 if task.over_budget or (task.state == "ready" and not self._model.affordable(task))
             ]
             assert short, f"{goal.id} was paused for its budget and nothing of it is too dear"
-            assert not [t for t in goal.tasks if t.state == "dispatched"], (
-                f"{goal.id} was paused with work under way"
-            )
+            goes_on = [
+                task
+                for task in goal.tasks
+                if task.state in ("dispatched", "retry_wait")
+                or (task.state == "ready" and self._model.affordable(task))
+            ]
+            assert not goes_on, f"{goal.id} was paused for its budget and something of it goes on"
             goal.status, goal.reason = "paused", "budget"
             goal.ask_until = self._model.now + self._model.limits.ask_timeout_seconds
 

@@ -7,7 +7,7 @@ of which only such tasks are left asks for money, as one does that has run out o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from graphlib import TopologicalSorter
 from typing import Any, TypeAlias
@@ -57,9 +57,10 @@ class Admissions:
         self._spent.clear()
         self._look_at = None
 
-    async def review(self, change: Change, short: set[int], *, look: bool) -> None:
+    async def review(self, change: Change, short: dict[int, set[int]], *, look: bool) -> None:
         """Decide anew for the goals that this change asks for, and from time to time for those with parked
-        tasks. A goal that nothing can go on in joins the `short` ones, which pause and ask for money."""
+        tasks. A goal that nothing can go on in joins the `short` ones (with their tasks that were too dear), which
+        pause and ask for money."""
         await self._learn(change)
         asked = set(change.admit)
         due = asked | (self._due(change.now, short) if look else set())
@@ -74,21 +75,21 @@ class Admissions:
             if goal not in asked and (paused or not self._changed(row, short)):
                 continue
             if await self._admit(change, row):
-                short.discard(goal)
+                change.reload.add(goal)
             elif goal in self._parked and not row["busy"] and not paused:
-                short.add(goal)
+                short.setdefault(goal, set())
 
-    def _changed(self, goal: Row, short: set[int]) -> bool:
+    def _changed(self, goal: Row, short: Collection[int]) -> bool:
         """Whether much has been spent since the last decision; for a goal in need, whether anything has."""
         num = goal["num"]
         since = goal["spent"] - self._spent.get(num, 0)
         return not goal["busy"] or since >= _MOVED_SHARE * goal["budget"] or (num in short and since != 0)
 
-    def _due(self, now: datetime, short: set[int]) -> set[int]:
+    def _due(self, now: datetime, short: Mapping[int, object]) -> set[int]:
         if self._look_at is not None and now < self._look_at:
             return set()
         self._look_at = now + timedelta(seconds=_LOOK_SECONDS)
-        return self._parked | short
+        return self._parked | short.keys()
 
     async def _admit(self, change: Change, goal: Row) -> bool:
         """Park what the goal cannot pay for, and bring back what it can. True when something came back."""

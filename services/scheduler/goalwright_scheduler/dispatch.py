@@ -104,30 +104,29 @@ def _spend(change: Change, memory: Memory, sent: Sequence[Ready]) -> None:
 
 
 async def _reserved(change: Change, memory: Memory, task: Ready, held: int) -> bool:
-    """Hold the money; a goal that has no more of it waits, or pauses when nothing of it is in flight."""
+    """Hold the money; a goal that has no more of it waits, or pauses when nothing of it can go on."""
     if await change.fetchrow("reserve", task.goal, held) is not None:
         return True
-    memory.short_goals.add(task.goal)
+    memory.short_goals.setdefault(task.goal, set()).add(task.id)
     return False
 
 
 async def pause_short_goals(change: Change, memory: Memory) -> None:
-    """Goals whose next paid task does not fit and that have nothing in flight: pause and ask."""
-    for goal in list(memory.short_goals):
-        row = await change.db.fetchrow(
-            """SELECT budget, spent, held, held > 0 OR EXISTS (
-                   SELECT FROM task WHERE goal = num AND state = 'dispatched') AS busy
-               FROM goal WHERE num = $1""",
-            goal,
-        )
-        if row is None or row["busy"]:
+    """Goals of which nothing can go on for want of money, and nothing is in flight: pause and ask."""
+    if not memory.short_goals:
+        return
+    refused = [task for tasks in memory.short_goals.values() for task in tasks]
+    for row in await change.fetch("load_short", list(memory.short_goals), refused):
+        if row["busy"]:
             continue
-        memory.short_goals.discard(goal)
+        del memory.short_goals[row["num"]]
+        if not row["short"]:  # what was too dear has been skipped, dropped or ended by hand
+            continue
         change.emit(
-            goal, "budget.exhausted", None,
+            row["num"], "budget.exhausted", None,
             budget_usd=money.usd(row["budget"]), spent_usd=money.usd(row["spent"]), held_usd=money.usd(row["held"]),
         )  # fmt: skip
-        await goals.pause(change, goal, "budget", ask_seconds=change.settings.ask_timeout_seconds)
+        await goals.pause(change, row["num"], "budget", ask_seconds=change.settings.ask_timeout_seconds)
 
 
 async def store_rates(change: Change) -> None:

@@ -32,7 +32,7 @@ class Memory:
         self.ready = ReadyTasks()
         self.admissions = Admissions()
         self.idle_goals: set[int] = set()  # paused or ended since the load: their entries are dropped
-        self.short_goals: set[int] = set()  # a paid task of theirs did not fit the budget
+        self.short_goals: dict[int, set[int]] = {}  # their ready tasks that did not fit the budget
         self.free: dict[str, int] = {}  # free slots by lane, as last told by the broker
         self.workers: dict[str, tuple[Alive, str, float]] = {}  # worker → (presence, lane, seen)
         self.flights: dict[str, Flight] = {}  # by task id as messages write it
@@ -105,7 +105,7 @@ class Memory:
                 self.contracts.pop(goal, None)
         self.ready.push(change.ready)
         for goal in change.reload:
-            self.short_goals.discard(goal)
+            self.short_goals.pop(goal, None)
             self.ready.push(ready_entries(await db.fetch(SQL["load_ready_of_goal"], goal)))
         empty = self.ready.refilling()
         if empty:
