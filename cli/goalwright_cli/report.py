@@ -256,7 +256,7 @@ def _chat(label: str, text: str) -> list[Text]:
         body = json.loads(text)
         messages = body["messages"] if label == "prompt" else [body["choices"][0]["message"]]
         spoken = [(str(message["role"]), _speech(message)) for message in messages]
-    except (ValueError, TypeError, KeyError, IndexError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         return _block(label, text)
     return [line for who, said in spoken for line in _block(f"{label}, {who}", said)]
 

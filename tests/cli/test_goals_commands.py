@@ -302,6 +302,22 @@ async def test_task_shows_prompt_reply_bill_and_program(scheduler: ScriptedSched
     assert "\x1b" not in ran.out
 
 
+@pytest.mark.parametrize("arguments", ["[1]", '"x"', "{", "null"])
+async def test_task_shows_a_reply_that_calls_a_tool_as_no_tool_can_be_called(
+    scheduler: ScriptedScheduler, url: str, arguments: str
+) -> None:
+    goal = scheduler.add("g", script=[])
+    goal.tasks = [{**PLAN[0], "state": "succeeded", "parent": None}]
+    called = {"function": {"name": "run_program", "arguments": arguments}}
+    said = json.dumps({"choices": [{"message": {"role": "assistant", "tool_calls": [called]}}]})
+    attempt = {"epoch": 1, "kind": "failed", "error": None, "call": {"reply": text_ref("reply", said)}}
+    scheduler.answers["query.task"] = {**goal.tasks[0], "attempts": [attempt]}
+    scheduler.answers["query.ledger"] = {"entries": []}
+    ran = await invoke("task", "g", "load", url=url)
+    assert ran.code == 0, ran.err
+    assert "run_program" in ran.out
+
+
 async def test_logs_follow_a_goal_until_it_ends(scheduler: ScriptedScheduler, url: str) -> None:
     goal = scheduler.add("g", script=[*BEGIN, ("wait", None, {"verb": "pause"}), finish()])
     watching = await Command.start("logs", "g", url=url)
