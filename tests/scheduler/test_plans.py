@@ -84,7 +84,21 @@ def answers(goal: int, tasks: list[int]) -> tuple[Any, ...]:
     return (tasks, [1] * count, IN_FLIGHT, NOW, *named, *told)
 
 
+def relay(goal: int, tasks: list[int], chosen: list[int]) -> tuple[Any, ...]:
+    """Arguments of `relay`: the same, with ready tasks that go out, and room for as many of those that become ready."""
+    count = len(tasks)
+    named = answers(goal, tasks)[4:10]
+    told = (tasks, *each(count, 1, 0.5, "did it", None, None, "w"))
+    room = (["custom.a", "custom.b"], [512, 512], [60.0, 60.0])
+    events = ([goal], [1], [count], [",".join(["{}"] * count)])
+    return (1, "me", 3.0, list(range(1, 101)), *told, *named, chosen, [60.0] * len(chosen), *room, *events)
+
+
 CASES = [
+    Case("relay", relay(LAYERS, RUNNING, READY), 4_000, "a batch of layers"),
+    Case("relay", relay(JOINED, MANY[:200], MANY[200:400]), 2_000, "into one"),
+    Case("relay", relay(FANNED, ONE, []), 4 * FAN, "one into many", rows=4 * FAN),
+    Case("relay", relay(CHAIN, ids(CHAIN, 15_001, 1), []), 20, "a link", rows=120),
     Case("complete", answers(LAYERS, RUNNING), 800, "a batch of layers"),
     Case("complete", answers(JOINED, MANY[:200]), 201, "into one"),
     Case("complete", answers(FANNED, ONE), FAN, "one into many", rows=FAN + 50),
@@ -232,6 +246,7 @@ INSERT INTO task_result (task, epoch, kind, at) SELECT id, epoch, 'done', now() 
 INSERT INTO ledger (task, epoch, goal, hold, at) SELECT id, 1, goal, 200, now() FROM task WHERE state = 'dispatched';
 INSERT INTO ledger (task, epoch, goal, hold, charged, at, settled_at)
     SELECT id, 1, goal, 200, 100, now(), now() FROM task WHERE state = 'succeeded';
+INSERT INTO leader (term, holder, until) VALUES (1, 'me', now() + interval '1 hour');
 INSERT INTO outbox (goal, first_seq, at, events) SELECT {LAYERS}, n, now(), '[]' FROM generate_series(1, 5000) AS n;
 """
 

@@ -201,6 +201,18 @@ class Connection(asyncpg.Connection):
         await super().execute("COMMIT;" if crash == "after" else "ROLLBACK;")
         raise asyncpg.ConnectionDoesNotExistError(f"lost {crash} the commit")
 
+    async def fetch(self, query: str, *arguments: Any, **more: Any) -> Any:
+        if query != SQL["relay"] or self.crash is None:
+            return await super().fetch(query, *arguments, **more)
+        crash, self.crash = self.crash, None
+        if crash == "after":
+            try:
+                await super().fetch(query, *arguments, **more)
+            except asyncpg.PostgresError:
+                self.crash = crash  # it goes the long way, and is lost there
+                raise
+        raise asyncpg.ConnectionDoesNotExistError(f"lost {crash} the commit of a relay")
+
 
 @dataclass(frozen=True)
 class Row:

@@ -171,6 +171,17 @@ class GoalLine:
     owner: str
     next_seq: int
 
+    def told(self, seq: int, now: datetime, kind: str, task: int | None, data: dict[str, Any]) -> Told:
+        """An event of this goal as it is published; secrets in it are masked."""
+        event = {
+            "event_id": f"{self.goal_id}:{seq}", "seq": seq, "goal_id": self.goal_id, "owner": self.owner,
+            "kind": kind, "task_id": None if task is None else str(task), "at": now.astimezone(UTC), "data": data,
+        }  # fmt: skip
+        payload = _encoded(event)
+        if may_hold_secret(payload):
+            payload = _encoded({**event, "data": redact_value(data)})
+        return Told(self.owner, self.goal_id, kind, seq, payload)
+
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
@@ -373,20 +384,9 @@ class Change:
         }
 
     def _numbered(self, goal: int) -> list[Told]:
-        line, at = self._line(goal), self.now.astimezone(UTC)
-        events: list[dict[str, Any]] = [
-            {
-                "event_id": f"{line.goal_id}:{seq}", "seq": seq, "goal_id": line.goal_id, "owner": line.owner,
-                "kind": kind, "task_id": None if task is None else str(task), "at": at, "data": data,
-            }
-            for seq, (kind, task, data) in enumerate(self.events[goal], line.next_seq)
-        ]  # fmt: skip
-        payloads = [_encoded(event) for event in events]
-        if may_hold_secret(b"\n".join(payloads)):
-            payloads = [_encoded({**event, "data": redact_value(event["data"])}) for event in events]
+        line = self._line(goal)
         return [
-            Told(line.owner, line.goal_id, event["kind"], event["seq"], payload)
-            for event, payload in zip(events, payloads, strict=True)
+            line.told(seq, self.now, *event) for seq, event in enumerate(self.events[goal], line.next_seq)
         ]
 
     def settle(self, row: TaskRow, bill: money.Bill, why: str, **usage: Any) -> None:

@@ -143,7 +143,7 @@ async def store_rates(change: Change) -> None:
         )  # fmt: skip
 
 
-async def works(change: Change, memory: Memory, rows: Sequence[Row]) -> list[Sent]:
+async def works(change: Change, memory: Memory, rows: Sequence[Any]) -> list[Sent]:
     """The Work messages of rows of `dispatch` or `load_work`, in their order."""
     children = await _children(change, [row["id"] for row in rows if row["expansion_kind"] == "resume"])
     errors = await _errors(change, [row["id"] for row in rows if row["failures"]])

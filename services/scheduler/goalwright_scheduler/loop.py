@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -23,7 +23,7 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from goalwright_scheduler import checking, control, dispatch, goals, outcomes, sweep, tasks, twins
+from goalwright_scheduler import checking, control, dispatch, goals, outcomes, relay, sweep, tasks, twins
 from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds, ReplanEnded, TwinEnded, VotesCast
 from goalwright_scheduler.core.states import GoalStatus
 from goalwright_scheduler.core.submission import Parsed
@@ -121,6 +121,7 @@ class Loop:
         self._unread: Counter[str] = Counter()  # outcomes that wait for a turn, by lane
         self._published: list[int] = []  # outbox rows to delete with the next commit
         self._next_tick = 0.0
+        self._clock = datetime.now(UTC), time.monotonic()
         self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self._credit_pause = _CREDIT_FIRST
         self.leases_expire_from = float("inf")
@@ -236,6 +237,8 @@ class Loop:
 
     async def turn(self, items: Sequence[Item], *, tick: bool) -> None:
         """Commit a batch; one that errors is halved until the culprit is alone."""
+        if not tick and await self._relayed(items):
+            return
         try:
             await self._commit(items, tick=tick)
         except (LostLead, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError):
@@ -252,6 +255,40 @@ class Loop:
                 await self._reject(items[0], error)
             else:
                 raise
+
+    async def _relayed(self, items: Sequence[Item]) -> bool:
+        """The short way, if these are plain answers and nothing else is to do."""
+        arrived = [one for item in items if isinstance(item, Outcomes) for one in item.arrived]
+        if not arrived or not all(isinstance(item, Outcomes) for item in items):
+            return False
+        memory = self._memory
+        made = relay.plan(arrived, memory, self._now())
+        if made is None:
+            return False
+        self._published += self._publisher.settled()
+        try:
+            rows = await self._db.fetch(
+                SQL["relay"], self._term, self._holder, self._settings.leader_lease_seconds, self._published,
+                *made.arguments(memory.lanes),
+            )  # fmt: skip
+        except asyncpg.PostgresConnectionError:
+            raise
+        except (asyncpg.PostgresError, asyncpg.DataError) as error:
+            memory.ready.push(made.chosen)
+            if getattr(error, "sqlstate", None) != relay.REFUSED:
+                log.warning("a turn goes the long way", error=repr(error))
+            return False
+        self._published.clear()
+        now = next((row["dispatched_at"] for row in rows if row["what"] == "lead"), None)
+        if now is None:
+            raise LostLead(f"term {self._term} is over")
+        change = self._change(now)
+        await relay.fold(made, rows, change, memory)
+        await memory.take(change, self._db)
+        await self._tell(
+            change, _Answers(acks=[item.message for item in items if isinstance(item, Outcomes)])
+        )
+        return True
 
     async def _commit(self, items: Sequence[Item], *, tick: bool) -> None:
         answers = _Answers()
@@ -287,9 +324,18 @@ class Loop:
         )
         if row is None:
             raise LostLead(f"term {self._term} is over")
+        return self._change(row["now"])
+
+    def _now(self) -> datetime:
+        """About the time of Postgres: as it was with the last commit, and what has passed since."""
+        now, at = self._clock
+        return now + timedelta(seconds=time.monotonic() - at)
+
+    def _change(self, now: datetime) -> Change:
+        self._clock = now, time.monotonic()
         memory = self._memory
         return Change(
-            self._db, row["now"], self._settings, memory.lanes, memory.rates, flights=memory.flights,
+            self._db, now, self._settings, memory.lanes, memory.rates, flights=memory.flights,
             lines=memory.lines, leaders=memory.leaders, calibrations=memory.admissions.calibrations,
         )  # fmt: skip
 

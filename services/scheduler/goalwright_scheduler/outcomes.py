@@ -53,7 +53,7 @@ async def apply(change: Change, batch: Sequence[Arrived]) -> None:
     others: list[Arrived] = []
     for arrived in batch:
         flight = change.flights.get(arrived.outcome.task_id)
-        answer = _plain(flight, arrived) if flight is not None and flight.id not in answers else None
+        answer = plain(flight, arrived) if flight is not None and flight.id not in answers else None
         if answer is None:
             others.append(arrived)
         else:
@@ -63,7 +63,7 @@ async def apply(change: Change, batch: Sequence[Arrived]) -> None:
         await _apply_one(change, arrived)
 
 
-def _plain(flight: Flight, arrived: Arrived) -> tasks.Answer | None:
+def plain(flight: Flight, arrived: Arrived) -> tasks.Answer | None:
     """An answer to a flight with which nothing is to do but to take it; None when there is more to it."""
     outcome = arrived.outcome
     if (

@@ -9,6 +9,7 @@ a message of its own, which was a third of the scheduler's time.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -258,6 +259,9 @@ class Publisher:
         for name, line in (("w", self._work), ("e", self._events)):
             while batch := line.next_batch(f"{self._inbox}.{name}.{next(self._numbers)}", now):
                 await publish_many(client, batch)
+                await asyncio.sleep(
+                    0
+                )  # work leaves in a write of its own: the server hands it on before it stores events
 
     async def _answered(self, message: Msg) -> None:
         line = self._work if message.subject.split(".")[-2] == "w" else self._events

@@ -67,14 +67,24 @@ async def take_answers(change: Change, answers: Sequence[Answer]) -> None:
         flight = answer.flight
         if flight.id in ended:
             change.landed.append(flight.id)
-            change.emit(
-                flight.goal, "task.succeeded", flight.id,
-                key=flight.key, lane=flight.lane, epoch=flight.epoch, seconds=took, cost_usd=0,
-                tokens_in=0, tokens_out=0, summary=answer.outcome.summary,
-                outputs=sorted(name for name, _ in answer.hashes), result=result_digest(answer.hashes),
-                parent=text(flight.parent),
-            )  # fmt: skip
+            kind, task, data = answered(answer, took)
+            change.emit(flight.goal, kind, task, **data)
     await _follow(change, rows)  # after the events of the children come those of their parents
+
+
+def answered(answer: Answer, seconds: float) -> tuple[str, int, dict[str, Any]]:
+    """The event of a plain answer: its kind, its task and its data."""
+    flight = answer.flight
+    return (
+        "task.succeeded",
+        flight.id,
+        {
+            "key": flight.key, "lane": flight.lane, "epoch": flight.epoch, "seconds": seconds, "cost_usd": 0,
+            "tokens_in": 0, "tokens_out": 0, "summary": answer.outcome.summary,
+            "outputs": sorted(name for name, _ in answer.hashes), "result": result_digest(answer.hashes),
+            "parent": text(flight.parent),
+        },
+    )  # fmt: skip
 
 
 async def complete(change: Change, ended: Sequence[tuple[int, int]], states: Sequence[State]) -> set[int]:

@@ -27,7 +27,7 @@ OPEN = frozenset(State) - FINAL
 _ENDS = frozenset({State.CANCELLED, State.SKIPPED})
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.BLOCKED: frozenset({State.READY, State.PARKED}) | _ENDS,
+    State.BLOCKED: frozenset({State.READY, State.DISPATCHED, State.PARKED}) | _ENDS,
     State.READY: frozenset(
         {State.BLOCKED, State.DISPATCHED, State.EXPANDED, State.SUCCEEDED, State.PARKED, State.DEAD}
     )

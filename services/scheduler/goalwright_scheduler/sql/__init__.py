@@ -21,6 +21,7 @@ WRITER = {
     "enable_seqscan": "off",
     "max_parallel_workers_per_gather": "0",
     "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
 }
 """Settings of the writer's connection. Its statements name rows by key: a join that reads a whole table is never
 right, and the planner chooses one while statistics are young or say that the table is small (tested by EXPLAIN)."""

@@ -1,0 +1,161 @@
+"""The short way of a turn: plain answers are taken, and what they free goes out, in one statement.
+
+Most turns of a large goal are like this. `loop` tries it first; a turn in which more is to do goes the long way, and
+what it does is the same (`docs/decisions/0012`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+import asyncpg
+from goalwright_shared.messages import Lane
+
+from goalwright_scheduler import dispatch, outcomes, tasks
+from goalwright_scheduler.change import Change, GoalLine, Told
+from goalwright_scheduler.core.ready import Ready
+from goalwright_scheduler.memory import Memory
+from goalwright_scheduler.outcomes import Arrived
+
+Row: TypeAlias = asyncpg.Record
+
+REFUSED = "GW001"
+"""SQLSTATE of a relay that is not enough: `goalwright_refuse`."""
+
+
+@dataclass(slots=True)
+class Relay:
+    """One such turn: what has been answered, what goes of the ready ones, and how much room is left for others."""
+
+    answers: list[tasks.Answer]
+    told: dict[int, list[Told]]  # the events of the answers, by goal; of the goals of `chosen` none
+    lines: dict[int, GoalLine]
+    seconds: list[float]
+    chosen: list[Ready]
+    room: dict[str, int]
+
+    def arguments(self, lanes: Mapping[str, Lane]) -> list[Any]:
+        """Those of `relay.sql` from the fifth on."""
+        flights = [answer.flight for answer in self.answers]
+        given = [answer.outcome for answer in self.answers]
+        made = [
+            (a.flight.id, a.flight.goal, a.flight.parent or 0, a.flight.generation, name, ref)
+            for a in self.answers
+            for name, ref in a.refs
+        ]
+        return [
+            [flight.id for flight in flights], [flight.epoch for flight in flights], self.seconds,
+            [o.summary for o in given],
+            [o.program.model_dump_json() if o.program else None for o in given],
+            [f"[{','.join(c.model_dump_json() for c in o.checks)}]" if o.checks else None for o in given],
+            [o.worker for o in given],
+            *(map(list, zip(*made, strict=True)) if made else ([] for _ in range(6))),
+            [task.id for task in self.chosen], [lanes[task.lane].lease_seconds for task in self.chosen],
+            list(self.room), list(self.room.values()), [lanes[lane].lease_seconds for lane in self.room],
+            list(self.told), [self.lines[goal].next_seq for goal in self.told],
+            [len(events) for events in self.told.values()],
+            [b",".join(event.payload for event in events).decode() or None for events in self.told.values()],
+        ]  # fmt: skip
+
+
+def plan(arrived: Sequence[Arrived], memory: Memory, now: datetime) -> Relay | None:
+    """The relay for these outcomes; None when one of them is not a plain answer, or more may depend on it. `now` is
+    about the time of Postgres."""
+    answers: dict[int, tasks.Answer] = {}
+    answered: Counter[str] = Counter()
+    for one in arrived:
+        flight = memory.flights.get(one.outcome.task_id)
+        if flight is None or flight.id in answers or flight.id in memory.leaders:
+            return None
+        lane = memory.lanes.get(flight.lane)
+        if lane is None or not lane.look_ahead or flight.goal not in memory.lines:
+            return None
+        answer = outcomes.plain(flight, one)
+        if answer is None:
+            return None
+        answers[flight.id] = answer
+        answered[flight.lane] += 1
+    seconds = [max(0.0, (now - a.flight.dispatched_at).total_seconds()) for a in answers.values()]
+    told: dict[int, list[Told]] = {}
+    for answer, took in zip(answers.values(), seconds, strict=True):
+        line = memory.lines[answer.flight.goal]
+        events = told.setdefault(answer.flight.goal, [])
+        events.append(line.told(line.next_seq + len(events), now, *tasks.answered(answer, took)))
+    chosen, room = _choose(memory, answered)
+    for task in chosen:
+        told.setdefault(task.goal, [])
+    if not told.keys() <= memory.lines.keys():
+        memory.ready.push(chosen)
+        return None
+    return Relay(
+        list(answers.values()), told, {goal: memory.lines[goal] for goal in told}, seconds, chosen, room
+    )
+
+
+def _choose(memory: Memory, answered: Counter[str]) -> tuple[list[Ready], dict[str, int]]:
+    """For lanes with free slots: the best of the ready tasks; and how many of those that will be ready may go at once,
+    where none waits before them."""
+    chosen: list[Ready] = []
+    room: dict[str, int] = {}
+    for name, lane in memory.lanes.items():
+        if lane.pool is not None or not lane.look_ahead or lane.performer == "human":
+            continue
+        free = min(memory.free.get(name, 0) + answered[name], dispatch.MOST - len(chosen))
+        if free <= 0:
+            continue
+        if name in memory.ready.waiting():
+            taken = memory.ready.take([name], {name: free}, free, memory.may_run)
+            chosen += taken
+            free -= len(taken)
+        if free and name not in memory.ready.waiting():
+            room[name] = free
+    return chosen, room
+
+
+async def fold(relay: Relay, rows: Sequence[Row], change: Change, memory: Memory) -> None:
+    """What the statement has done, as any change tells it. `change.now` is the time of its `lead` row."""
+    outbox = {row["goal"]: row["id"] for row in rows if row["what"] == "outbox"}
+    sent = [row for row in rows if row["what"] == "sent"]
+    told = relay.told
+    for row in sorted(sent, key=itemgetter("goal", "seq")):
+        told[row["goal"]].append(
+            Told(row["owner"], row["goal_id"], "task.dispatched", row["seq"], row["told"].encode())
+        )
+    for goal, events in told.items():
+        if events:
+            change.told += events[:-1]
+            change.told.append(replace(events[-1], outbox=outbox[goal]))
+            change.new_lines[goal] = replace(relay.lines[goal], next_seq=events[-1].seq + 1)
+    made: dict[tuple[int, int, int], dict[str, str]] = {}
+    for answer in relay.answers:
+        flight = answer.flight
+        change.landed.append(flight.id)
+        memory.free[flight.lane] = memory.free.get(flight.lane, 0) + 1
+        made.setdefault((flight.goal, flight.parent or 0, flight.generation), {}).update(answer.refs)
+    for row in sent:
+        memory.free[row["lane"]] = memory.free.get(row["lane"], 0) - 1
+        change.due.append((row["due_at"], row["id"]))
+    change.ready += [
+        Ready(row["id"], row["goal"], row["lane"], row["rank"]) for row in rows if row["what"] == "ready"
+    ]
+    change.works = await dispatch.works(change, memory, [_with_inputs(row, made) for row in sent])
+
+
+def _with_inputs(row: Row, made: dict[tuple[int, int, int], dict[str, str]]) -> dict[str, Any]:
+    """The row of a dispatch with what its siblings have made in the same statement, which it cannot see itself."""
+    whole = {**row, "hold": 0}
+    fresh = made.get(
+        (row["goal"], row["parent"] or 0, row["generation"] if row["parent"] is not None else 0), {}
+    )
+    members = [f'"{name}":{fresh[name]}' for name in row["names"] if name in fresh]
+    if members:
+        older = row["inputs"]
+        if older is not None and len(members) == len(row["names"]):
+            older = None  # made once more: these count
+        whole["inputs"] = ",".join([older, *members] if older is not None else members)
+    return whole
