@@ -122,6 +122,7 @@ class Loop:
         self._published: list[int] = []  # outbox rows to delete with the next commit
         self._next_tick = 0.0
         self._clock = datetime.now(UTC), time.monotonic()
+        self._behind: tuple[relay.Done, Change, list[Msg]] | None = None  # committed, and to be told
         self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self._credit_pause = _CREDIT_FIRST
         self.leases_expire_from = float("inf")
@@ -149,13 +150,16 @@ class Loop:
             if items or tick or await self._found_slots():
                 if tick:
                     self._next_tick = time.monotonic() + _TICK_SECONDS
-                await self.turn(items, tick=tick)
+                await self._turn(items, tick=tick)
+                if self._items.empty():
+                    await self._catch_up()
                 self._credit_pause = _CREDIT_FIRST
             else:
                 self._credit_pause = min(self._credit_pause * 1.5, _CREDIT_LAST)
             await self._publisher.push()
             if self._publisher.troubled:
                 await self._mend_topology()
+        await self._catch_up()
 
     async def _arrived(self) -> list[Item]:
         """Everything that waits, at most a batch; waits itself for the next tick or look at free slots."""
@@ -236,9 +240,16 @@ class Loop:
     # --- transactions ----------------------------------------------------------------------------------
 
     async def turn(self, items: Sequence[Item], *, tick: bool) -> None:
-        """Commit a batch; one that errors is halved until the culprit is alone."""
+        """Commit a batch, and tell what it did."""
+        await self._turn(items, tick=tick)
+        await self._catch_up()
+
+    async def _turn(self, items: Sequence[Item], *, tick: bool) -> None:
+        """Commit a batch; one that errors is halved until the culprit is alone. What a relay did may still have to be
+        told (`_catch_up`)."""
         if not tick and await self._relayed(items):
             return
+        await self._catch_up()
         try:
             await self._commit(items, tick=tick)
         except (LostLead, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError):
@@ -266,11 +277,19 @@ class Loop:
         if made is None:
             return False
         self._published += self._publisher.settled()
-        try:
-            rows = await self._db.fetch(
+        statement = asyncio.ensure_future(
+            self._db.fetch(
                 SQL["relay"], self._term, self._holder, self._settings.leader_lease_seconds, self._published,
                 *made.arguments(memory.lanes),
-            )  # fmt: skip
+            )
+        )  # fmt: skip
+        try:
+            await asyncio.sleep(0)  # it is on its way: what the last one did is told while Postgres works
+            await self._catch_up()
+        finally:
+            await asyncio.wait([statement])
+        try:
+            rows = statement.result()
         except asyncpg.PostgresConnectionError:
             raise
         except (asyncpg.PostgresError, asyncpg.DataError) as error:
@@ -279,16 +298,22 @@ class Loop:
                 log.warning("a turn goes the long way", error=repr(error))
             return False
         self._published.clear()
-        now = next((row["dispatched_at"] for row in rows if row["what"] == "lead"), None)
-        if now is None:
+        done = relay.read(made, rows)
+        if done is None:
             raise LostLead(f"term {self._term} is over")
-        change = self._change(now)
-        await relay.fold(made, rows, change, memory)
-        await memory.take(change, self._db)
-        await self._tell(
-            change, _Answers(acks=[item.message for item in items if isinstance(item, Outcomes)])
-        )
+        change = self._change(done.now)
+        relay.remember(done, memory)
+        self._behind = done, change, [item.message for item in items if isinstance(item, Outcomes)]
         return True
+
+    async def _catch_up(self) -> None:
+        """Tell what the last relay did."""
+        if self._behind is None:
+            return
+        (done, change, messages), self._behind = self._behind, None
+        await relay.fold(done, change, self._memory)
+        await self._memory.take(change, self._db)
+        await self._tell(change, _Answers(acks=messages))
 
     async def _commit(self, items: Sequence[Item], *, tick: bool) -> None:
         answers = _Answers()

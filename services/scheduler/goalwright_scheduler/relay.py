@@ -117,33 +117,69 @@ def _choose(memory: Memory, answered: Counter[str]) -> tuple[list[Ready], dict[s
     return chosen, room
 
 
-async def fold(relay: Relay, rows: Sequence[Row], change: Change, memory: Memory) -> None:
-    """What the statement has done, as any change tells it. `change.now` is the time of its `lead` row."""
-    outbox = {row["goal"]: row["id"] for row in rows if row["what"] == "outbox"}
-    sent = [row for row in rows if row["what"] == "sent"]
-    told = relay.told
-    for row in sorted(sent, key=itemgetter("goal", "seq")):
+@dataclass(slots=True)
+class Done:
+    """A relay that is committed: Postgres's time of it and its rows by what they are."""
+
+    relay: Relay
+    now: datetime
+    sent: list[Row]
+    ready: list[Row]
+    outbox: dict[int, int]
+
+
+def read(relay: Relay, rows: Sequence[Row]) -> Done | None:
+    """What the statement has answered; None when the term is over."""
+    now: datetime | None = None
+    sent: list[Row] = []
+    ready: list[Row] = []
+    outbox: dict[int, int] = {}
+    for row in rows:
+        match row["what"]:
+            case "sent":
+                sent.append(row)
+            case "ready":
+                ready.append(row)
+            case "outbox":
+                outbox[row["goal"]] = row["id"]
+            case "lead":
+                now = row["dispatched_at"]
+    return None if now is None else Done(relay, now, sent, ready, outbox)
+
+
+def remember(done: Done, memory: Memory) -> None:
+    """At once what the next relay builds on: slots, ready tasks, and the numbers of the next events."""
+    for answer in done.relay.answers:
+        lane = answer.flight.lane
+        memory.free[lane] = memory.free.get(lane, 0) + 1
+    events = Counter({goal: len(told) for goal, told in done.relay.told.items()})
+    for row in done.sent:
+        memory.free[row["lane"]] = memory.free.get(row["lane"], 0) - 1
+        events[row["goal"]] += 1
+    memory.lines |= {
+        goal: replace(line, next_seq=line.next_seq + events[goal]) for goal, line in done.relay.lines.items()
+    }
+    memory.ready.push(Ready(row["id"], row["goal"], row["lane"], row["rank"]) for row in done.ready)
+
+
+async def fold(done: Done, change: Change, memory: Memory) -> None:
+    """The rest, as any change tells it: what goes out, and what is in flight."""
+    told = done.relay.told
+    for row in sorted(done.sent, key=itemgetter("goal", "seq")):
         told[row["goal"]].append(
             Told(row["owner"], row["goal_id"], "task.dispatched", row["seq"], row["told"].encode())
         )
+        change.due.append((row["due_at"], row["id"]))
     for goal, events in told.items():
         if events:
             change.told += events[:-1]
-            change.told.append(replace(events[-1], outbox=outbox[goal]))
-            change.new_lines[goal] = replace(relay.lines[goal], next_seq=events[-1].seq + 1)
+            change.told.append(replace(events[-1], outbox=done.outbox[goal]))
     made: dict[tuple[int, int, int], dict[str, str]] = {}
-    for answer in relay.answers:
+    for answer in done.relay.answers:
         flight = answer.flight
         change.landed.append(flight.id)
-        memory.free[flight.lane] = memory.free.get(flight.lane, 0) + 1
         made.setdefault((flight.goal, flight.parent or 0, flight.generation), {}).update(answer.refs)
-    for row in sent:
-        memory.free[row["lane"]] = memory.free.get(row["lane"], 0) - 1
-        change.due.append((row["due_at"], row["id"]))
-    change.ready += [
-        Ready(row["id"], row["goal"], row["lane"], row["rank"]) for row in rows if row["what"] == "ready"
-    ]
-    change.works = await dispatch.works(change, memory, [_with_inputs(row, made) for row in sent])
+    change.works = await dispatch.works(change, memory, [_with_inputs(row, made) for row in done.sent])
 
 
 def _with_inputs(row: Row, made: dict[tuple[int, int, int], dict[str, str]]) -> dict[str, Any]:

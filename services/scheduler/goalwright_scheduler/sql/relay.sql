@@ -111,10 +111,11 @@ WITH lead AS (
     LEFT JOIN expansion x ON x.parent = t.id AND x.generation = t.expansions
     WINDOW best AS (PARTITION BY t.goal ORDER BY t.rank DESC, t.id)
 ), step AS (
-    SELECT line.goal, line.first, line.answers + count(gone.id) AS events,
-           concat_ws(',', line.told, string_agg(gone.told, ',' ORDER BY gone.seq)) AS told
-    FROM line LEFT JOIN gone ON gone.goal = line.goal
-    GROUP BY line.goal, line.first, line.answers, line.told
+    SELECT line.goal, line.first, line.answers + coalesce(further.n, 0) AS events,
+           concat_ws(',', line.told, further.told) AS told
+    FROM line LEFT JOIN (
+        SELECT goal, count(*)::int AS n, string_agg(told, ',' ORDER BY seq) AS told FROM gone GROUP BY goal
+    ) AS further ON further.goal = line.goal
 ), advanced AS (
     UPDATE goal g SET next_seq = step.first + step.events
     FROM step WHERE g.num = step.goal AND g.next_seq = step.first
