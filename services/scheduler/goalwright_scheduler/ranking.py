@@ -3,6 +3,7 @@ tasks teach about that."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,30 +88,32 @@ def _starts(
 ) -> dict[str, float]:
     free = set(compiled.unconsumed) | set(compiled.exports)
     keys = {spec.key for spec in specs}
+    estimate = functools.cache(functools.partial(_estimate, change))  # a large plan has few kinds of tasks
     nodes = {}
     for spec in specs:
-        needs = tuple(need for need in compiled.needs[spec.key] if need in keys)
-        nodes[spec.key] = _node(change, spec, needs, free, values)
+        effort = spec.effort
+        cost, took = estimate(spec.lane, effort.tokens_in, effort.tokens_out, effort.seconds, _cap(spec))
+        nodes[spec.key] = roi.Node(
+            spec.key,
+            tuple(need for need in compiled.needs[spec.key] if need in keys),
+            worth([output.name for output in spec.outputs], spec.value, free, values),
+            cost,
+            estimates.confidence(spec.confidence, spec.max_failures),
+            took,
+        )
     order = [key for key in compiled.order if key in keys]
     starts = roi.head_starts(order, nodes, cap_seconds=change.settings.head_start_seconds)
     return {key: start + parent.head_start for key, start in starts.items()}
 
 
-def _node(
-    change: Change, spec: TaskSpec, needs: tuple[str, ...], free: set[str], values: Mapping[str, float]
-) -> roi.Node[str]:
-    learned = change.calibrations.get(spec.lane, calibration.NONE)
-    effort = spec.effort
-    took = estimates.seconds(effort.seconds, learned)
-    raw = estimates.raw_cost(change.lanes.get(spec.lane), effort.tokens_in, effort.tokens_out, _cap(spec))
-    return roi.Node(
-        key=spec.key,
-        needs=needs,
-        value=worth([output.name for output in spec.outputs], spec.value, free, values),
-        cost=estimates.effort(estimates.likely(raw, learned), took),
-        confidence=estimates.confidence(spec.confidence, spec.max_failures),
-        seconds=took,
-    )
+def _estimate(
+    change: Change, lane: str, tokens_in: int, tokens_out: int, seconds: float, cap: int | None
+) -> tuple[float, float]:
+    """What a task of these estimates is likely to cost, money and time as one, and to take, in seconds."""
+    learned = change.calibrations.get(lane, calibration.NONE)
+    took = estimates.seconds(seconds, learned)
+    raw = estimates.raw_cost(change.lanes.get(lane), tokens_in, tokens_out, cap)
+    return estimates.effort(estimates.likely(raw, learned), took), took
 
 
 def worth(outputs: Sequence[str], value: float, free: set[str], values: Mapping[str, float]) -> float:

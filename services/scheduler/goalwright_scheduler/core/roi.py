@@ -22,6 +22,9 @@ K = TypeVar("K", bound=Hashable)
 EXACT_PAIRS = 200_000
 """Closures are exact up to this many (deliverable, task) pairs; beyond, shared work is split among its users."""
 
+_TRIED = 5
+"""Targets whose closures tell whether all of them will be too many."""
+
 _BONUS = 0.1
 """The part of the head start that the critical path may decide."""
 
@@ -44,10 +47,16 @@ class Node(Generic[K]):
 def closures(
     nodes: Mapping[K, Node[K]], targets: Iterable[K], most: int = EXACT_PAIRS
 ) -> dict[K, list[K]] | None:
-    """Each target with all it needs, itself included; None when that is more than `most` pairs."""
+    """Each target with all it needs, itself included; None when that is more than `most` pairs (of many targets,
+    some tell)."""
     found: dict[K, list[K]] = {}
+    wanted = list(targets)
+    if len(wanted) > 4 * _TRIED and len(wanted) * len(nodes) > most:
+        tried = [len(closure(nodes, target)) for target in wanted[:: len(wanted) // _TRIED]]
+        if sum(tried) / len(tried) * len(wanted) > 2 * most:
+            return None
     pairs = 0
-    for target in targets:
+    for target in wanted:
         members = closure(nodes, target)
         pairs += len(members)
         if pairs > most:
