@@ -7,8 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from faststream.nats import NatsBroker
@@ -100,8 +99,7 @@ class Connection:
             log.warning("closed without NATS", error=str(error) or type(error).__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A message to publish. `headers` are whole lines, each ended by CRLF; none of the texts may hold others."""
 
     subject: str

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 import orjson
@@ -124,8 +124,7 @@ class Bill:
     tokens_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):
     """What the leader remembers of a dispatch, so that a plain answer to it needs no look at Postgres. The
     statement that completes it is fenced all the same: a stale flight changes nothing."""
 
@@ -141,8 +140,7 @@ class Flight:
     dispatched_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A Work message to publish."""
 
     lane: str
@@ -151,8 +149,7 @@ class Sent:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """An event to publish; `outbox` is the row that holds it, named by the last event of the row."""
 
     owner: str
@@ -163,24 +160,30 @@ class Told:
     outbox: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GoalLine:
+class GoalLine(NamedTuple):
     """A goal's event line: who it belongs to and the number of its next event."""
 
     goal_id: str
     owner: str
     next_seq: int
 
-    def told(self, seq: int, now: datetime, kind: str, task: int | None, data: dict[str, Any]) -> Told:
-        """An event of this goal as it is published; secrets in it are masked."""
-        event = {
-            "event_id": f"{self.goal_id}:{seq}", "seq": seq, "goal_id": self.goal_id, "owner": self.owner,
-            "kind": kind, "task_id": None if task is None else str(task), "at": now.astimezone(UTC), "data": data,
-        }  # fmt: skip
-        payload = _encoded(event)
-        if may_hold_secret(payload):
-            payload = _encoded({**event, "data": redact_value(data)})
-        return Told(self.owner, self.goal_id, kind, seq, payload)
+    def tell(self, now: datetime, events: Iterable[tuple[str, int | None, dict[str, Any]]]) -> list[Told]:
+        """The next events of this goal, as they are published; secrets in them are masked."""
+        at = now.astimezone(UTC)
+        told: list[dict[str, Any]] = [
+            {
+                "event_id": f"{self.goal_id}:{seq}", "seq": seq, "goal_id": self.goal_id, "owner": self.owner,
+                "kind": kind, "task_id": None if task is None else str(task), "at": at, "data": data,
+            }
+            for seq, (kind, task, data) in enumerate(events, self.next_seq)
+        ]  # fmt: skip
+        payloads = [_encoded(event) for event in told]
+        if may_hold_secret(b"\n".join(payloads)):
+            payloads = [_encoded({**event, "data": redact_value(event["data"])}) for event in told]
+        return [
+            Told(self.owner, self.goal_id, event["kind"], event["seq"], payload)
+            for event, payload in zip(told, payloads, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +358,7 @@ class Change:
             return
         await self._know_lines([goal for goal in self.events if goal not in self.lines])
         goals = sorted(self.events)
-        told = {goal: self._numbered(goal) for goal in goals}
+        told = {goal: self._line(goal).tell(self.now, self.events[goal]) for goal in goals}
         bodies = [b"[%b]" % b",".join(event.payload for event in told[goal]) for goal in goals]
         lines = {goal: self._line(goal) for goal in goals}
         rows = await self.fetch(
@@ -367,8 +370,8 @@ class Change:
             if goal not in outbox:
                 raise RuntimeError(f"the events of goal {lines[goal].goal_id} were numbered by somebody else")
             self.told += told[goal][:-1]
-            self.told.append(replace(told[goal][-1], outbox=outbox[goal]))
-            self.new_lines[goal] = replace(lines[goal], next_seq=lines[goal].next_seq + len(told[goal]))
+            self.told.append(told[goal][-1]._replace(outbox=outbox[goal]))
+            self.new_lines[goal] = lines[goal]._replace(next_seq=lines[goal].next_seq + len(told[goal]))
 
     def _line(self, goal: int) -> GoalLine:
         return self.new_lines.get(goal) or self.lines[goal]
@@ -382,12 +385,6 @@ class Change:
         self.new_lines |= {
             row["num"]: GoalLine(row["goal_id"], row["owner"], row["next_seq"]) for row in rows
         }
-
-    def _numbered(self, goal: int) -> list[Told]:
-        line = self._line(goal)
-        return [
-            line.told(seq, self.now, *event) for seq, event in enumerate(self.events[goal], line.next_seq)
-        ]
 
     def settle(self, row: TaskRow, bill: money.Bill, why: str, **usage: Any) -> None:
         """Settle the bill of a task's current epoch, on lanes that have one."""

@@ -17,7 +17,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 import structlog
@@ -58,8 +59,7 @@ _FACT_BYTES = 4_096
 """A fact of an event that is too big for a message stays in it up to this size."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     subject: str
     payload: bytes
     msg_id: str
@@ -110,7 +110,7 @@ class _Line:
                 headers += f"Nats-Expected-Last-Msg-Id: {self._last}\r\n"
             made.append(Outgoing(entry.subject, entry.payload, headers))
             self._last = entry.msg_id
-        made[-1] = replace(made[-1], reply=token)
+        made[-1] = made[-1]._replace(reply=token)
         self._sent += len(made)
         self._batches.append(_Batch(token, len(made), now + _CONFIRM_SECONDS))
         return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -81,11 +81,10 @@ def plan(arrived: Sequence[Arrived], memory: Memory, now: datetime) -> Relay | N
         answers[flight.id] = answer
         answered[flight.lane] += 1
     seconds = [max(0.0, (now - a.flight.dispatched_at).total_seconds()) for a in answers.values()]
-    told: dict[int, list[Told]] = {}
+    events: dict[int, list[tuple[str, int, dict[str, Any]]]] = {}
     for answer, took in zip(answers.values(), seconds, strict=True):
-        line = memory.lines[answer.flight.goal]
-        events = told.setdefault(answer.flight.goal, [])
-        events.append(line.told(line.next_seq + len(events), now, *tasks.answered(answer, took)))
+        events.setdefault(answer.flight.goal, []).append(tasks.answered(answer, took))
+    told = {goal: memory.lines[goal].tell(now, happened) for goal, happened in events.items()}
     chosen, room = _choose(memory, answered)
     for task in chosen:
         told.setdefault(task.goal, [])
@@ -157,7 +156,7 @@ def remember(done: Done, memory: Memory) -> None:
         memory.free[row["lane"]] = memory.free.get(row["lane"], 0) - 1
         events[row["goal"]] += 1
     memory.lines |= {
-        goal: replace(line, next_seq=line.next_seq + events[goal]) for goal, line in done.relay.lines.items()
+        goal: line._replace(next_seq=line.next_seq + events[goal]) for goal, line in done.relay.lines.items()
     }
     memory.ready.push(Ready(row["id"], row["goal"], row["lane"], row["rank"]) for row in done.ready)
 
@@ -173,7 +172,7 @@ async def fold(done: Done, change: Change, memory: Memory) -> None:
     for goal, events in told.items():
         if events:
             change.told += events[:-1]
-            change.told.append(replace(events[-1], outbox=done.outbox[goal]))
+            change.told.append(events[-1]._replace(outbox=done.outbox[goal]))
     made: dict[tuple[int, int, int], dict[str, str]] = {}
     for answer in done.relay.answers:
         flight = answer.flight
