@@ -74,7 +74,7 @@ LANES = [
     Lane(name="agent.slow", pool="k/slow", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=20,
          input_usd_per_mtok=1, output_usd_per_mtok=1),
     Lane(name="custom.a", performer="custom", may=_ALL, child_lanes=["*"], look_ahead=1, lease_seconds=10),  # type: ignore[arg-type]
-    Lane(name="custom.b", performer="custom", lease_seconds=2),
+    Lane(name="custom.b", performer="custom", look_ahead=1, lease_seconds=2),
 ]  # fmt: skip
 POOLS = [PoolLimit(pool="k/m"), PoolLimit(pool="k/slow", requests_per_minute=60)]
 SETTINGS = SchedulerSettings(max_depth=3, max_replans=3, ask_timeout_seconds=30, pool_park_seconds=20)
@@ -86,7 +86,16 @@ _FLAVOURS: list[dict[str, Any]] = [
     {"on_dead": "fail_goal", "max_failures": 1}, {"effects": "external"}, {"max_turns": 2},
     {"acceptance": [{"kind": "program", "program": _PROGRAM}]}, {"acceptance": [{"kind": "rubric", "text": "good"}]},
 ]  # fmt: skip
-_LANES_OF_TASKS = ["custom.a", "custom.b", "plan", "agent.generalist", "agent.slow", "exec", "human"]
+_LANES_OF_TASKS = [
+    "custom.a",
+    "custom.b",
+    "plan",
+    "agent.generalist",
+    "agent.slow",
+    "exec",
+    "human",
+    *["custom.b"] * 5,
+]
 _QUESTIONS: list[dict[str, Any]] = [
     {"text": "so?"}, {"text": "so?", "default": "yes", "timeout_seconds": 5}, {"text": "so?", "timeout_seconds": 5},
 ]  # fmt: skip
@@ -100,7 +109,9 @@ T = TypeVar("T")
 Drawn = tuple[int, int, int]  # lane, needs (a bit mask), flavour
 
 number = st.integers(0, 7)
-drawn_tasks = st.lists(st.tuples(number, st.integers(0, 63), st.integers(0, 8)), min_size=1, max_size=5)
+drawn_tasks = st.lists(
+    st.tuples(st.integers(0, 11), st.integers(0, 63), st.integers(0, 8)), min_size=1, max_size=5
+)
 budgets = st.sampled_from([1.0, 0.02, 0.006])
 
 
@@ -241,6 +252,14 @@ class Machine(RuleBasedStateMachine):
                 found.append(work)
         return found
 
+    def plain(self) -> list[Any]:
+        """Of it, what is neither checked nor paid."""
+        return [
+            work
+            for work in self.held()
+            if work["lane"].startswith("custom.") and not work["spec"]["acceptance"]
+        ]
+
     def send(self, *found: tuple[Any, Outcome]) -> None:
         """One message of outcomes, all of one lane."""
         lane = found[0][0]["lane"]
@@ -369,6 +388,13 @@ class Machine(RuleBasedStateMachine):
         lane = pick(self.held(), which)["lane"]
         works = [work for work in self.held() if work["lane"] == lane]
         self.send(*((work, self.done(work)) for work in works))
+
+    @precondition(lambda self: self.plain())
+    @rule(most=st.integers(1, 8))
+    def do_what_is_plain(self, most: int) -> None:
+        """What a performer of a look-ahead lane sends most: answers with which nothing is to do but to take them."""
+        works = self.plain()
+        self.send(*((work, self.done(work)) for work in works[:most] if work["lane"] == works[0]["lane"]))
 
     @precondition(lambda self: self.held())
     @rule(which=number)

@@ -53,6 +53,8 @@ POINTS: dict[str, Point] = {
     "between two outcomes of a batch": Point(after="retry"),
     "outcomes are applied and not committed": Point(after="complete"),
     "outcomes are committed and not acked": Point(before="$JS.ACK.OUTCOMES."),
+    "a relay is asked for": Point(before="relay"),
+    "a relay is committed and not told": Point(after="relay"),
     "bills are settled and not committed": Point(after="settle"),
     # a dispatch
     "money is held and nothing dispatched": Point(after="reserve"),
