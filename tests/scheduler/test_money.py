@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
+import pytest
+from goalwright_scheduler import accounts
+from goalwright_scheduler.change import Change
 from goalwright_scheduler.lanes import store_lanes
+from goalwright_scheduler.settings import SchedulerSettings
 from goalwright_shared import topology
 from goalwright_shared.messages import Lane
 from support.system import System, artifact, chain, echo, wait_for
@@ -385,7 +390,7 @@ async def test_owner_without_money_pauses_with_all_goals_and_goes_on_with_more(s
 
 
 async def test_daily_account_begins_anew_with_the_day(system: System) -> None:
-    await system.start_scheduler()
+    first = await system.start_scheduler_process()
     system.perform("agent.ask", paid(1000, 1000), client="service")
     limit = {"owner": "public", "budget_usd": 2 * HOLD, "per": "day"}
     await system.request("control.budget", limit)
@@ -393,9 +398,29 @@ async def test_daily_account_begins_anew_with_the_day(system: System) -> None:
     assert (await paused(system, goal))["spent_usd"] == 2 * HOLD
     db = await asyncpg.connect(system.dsn)
     await db.execute("UPDATE account SET since = since - interval '1 day'")
-    await system.request("control.resume", {"goal_id": goal})
+    await system.kill(first)
+    await system.start_scheduler_process()  # it finds a day that has ended while nobody led
     assert (await system.finished(goal))["status"] == "done"
     account = await db.fetchrow("SELECT spent, held, since > now() - interval '1 day' AS today FROM account")
     await db.close()
     assert account is not None
     assert (account["spent"], account["held"], account["today"]) == (round(2 * HOLD * 1e6), 0, True)
+
+
+@pytest.mark.parametrize("witnessed", [True, False])
+async def test_leader_that_sees_midnight_wakes_goals_whose_account_was_charged_since(
+    system: System, witnessed: bool
+) -> None:
+    await system.start_scheduler()
+    system.perform("agent.ask", paid(1000, 1000), client="service")
+    await system.request("control.budget", {"owner": "public", "budget_usd": HOLD, "per": "day"})
+    goal = await system.submit(plan={"tasks": [ask("a"), ask("b")]})
+    await paused(system, goal)
+    db = await asyncpg.connect(system.dsn)
+    change = Change(db, datetime.now(UTC), SchedulerSettings(), {}, {})
+    async with db.transaction():
+        await accounts.begin_day(change, witnessed=witnessed)
+    status = await db.fetchval("SELECT status FROM goal")
+    await db.close()
+    assert (status == "running") is witnessed
+    assert bool(change.active) is witnessed

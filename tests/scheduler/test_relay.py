@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 from goalwright_scheduler import relay
 from support.system import System, artifact, chain, echo, wait_for
@@ -95,7 +96,9 @@ async def test_what_a_paused_goal_frees_stays_here(system: System, ways: Counter
         go[first].set()
         await system.until(goal, first, "succeeded")
         assert (await system.task(goal, then))["state"] == "ready"
-    assert ways["done"] == 1, "the leader has forgotten where the events of a paused goal were, and reads it once"
+    assert ways["done"] == 1, (
+        "the leader has forgotten where the events of a paused goal were, and reads it once"
+    )
     go["y"].set()
     await system.request("control.resume", {"goal_id": goal})
     assert (await system.finished(goal))["status"] == "done"
@@ -163,6 +166,30 @@ async def test_answer_of_a_lost_lease_undoes_the_whole_statement_and_nothing_els
     assert ways["done"] == 0
     assert (await system.task(goal, "late"))["state"] == "skipped"
     assert "o-late" not in (await system.goal(goal))["deliverables"]
+
+
+async def test_leader_that_has_more_to_read_while_a_relay_runs_waits_its_turn(
+    system: System, ways: Counter[str]
+) -> None:
+    """A task that failed goes out with its errors, which are read while Postgres works on the next answers."""
+    await system.start_scheduler()
+
+    def fails_once(work: Any) -> dict[str, Any]:
+        error = {"code": "timeout", "message": "?", "retryable": True}
+        number = int(work["spec"]["key"][1:])
+        if work["epoch"] > 1:
+            assert [e["code"] for e in work["attempt_errors"]] == ["timeout"]
+        return {"kind": "failed", "error": error} if number % 3 == 0 and work["epoch"] == 1 else echo(work)
+
+    system.perform("custom.a", fails_once, slots=16)
+    tasks = [{"key": f"t{n}", "lane": "custom.a", "outputs": [{"name": f"o{n}"}]} for n in range(600)]
+    goal = await system.submit(plan={"tasks": tasks})
+    assert (await system.finished(goal, 60))["status"] == "done"
+    assert Counter(epoch for _, epoch, _ in system.performed) == {1: 600, 2: 200}
+    assert ways["done"] >= 10
+    db = await asyncpg.connect(system.dsn)
+    assert await db.fetchval("SELECT term FROM leader") == 1, "nobody lost the lead over it"
+    await db.close()
 
 
 async def test_output_that_is_made_again_is_the_new_one(system: System, ways: Counter[str]) -> None:

@@ -5,6 +5,8 @@ A trigger moves an owner's account with the money of the owner's goals.
 
 from __future__ import annotations
 
+from datetime import UTC
+
 from goalwright_shared.messages import Lane
 
 from goalwright_scheduler import goals
@@ -47,6 +49,23 @@ async def allow(change: Change, owner: str, budget: int | None, per: str) -> int
     for row in paused:
         await goals.resume(change, row["num"])
     return len(paused)
+
+
+async def begin_day(change: Change, *, witnessed: bool) -> None:
+    """Daily accounts begin anew at midnight (UTC), and goals that wait for their money go on. Accounts that somebody
+    has charged since then have begun already: they count for a leader that has `witnessed` the midnight."""
+    today = change.now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    paused = await change.db.fetch(
+        """WITH begun AS (
+               UPDATE account SET spent = 0, since = $1 WHERE per = 'day' AND since < $1 RETURNING owner
+           )
+           SELECT num FROM goal WHERE status = 'paused' AND reason = 'budget' AND (
+               owner IN (SELECT owner FROM begun)
+               OR $2 AND owner IN (SELECT owner FROM account WHERE per = 'day'))""",
+        today, witnessed,
+    )  # fmt: skip
+    for row in paused:
+        await goals.resume(change, row["num"])
 
 
 async def told(change: Change, owner: str) -> dict[str, object]:

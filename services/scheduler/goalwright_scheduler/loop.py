@@ -6,10 +6,10 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeAlias, cast
 
 import asyncpg
 import structlog
@@ -23,7 +23,18 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from goalwright_scheduler import checking, control, dispatch, goals, outcomes, relay, sweep, tasks, twins
+from goalwright_scheduler import (
+    accounts,
+    checking,
+    control,
+    dispatch,
+    goals,
+    outcomes,
+    relay,
+    sweep,
+    tasks,
+    twins,
+)
 from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds, ReplanEnded, TwinEnded, VotesCast
 from goalwright_scheduler.core.states import GoalStatus
 from goalwright_scheduler.core.submission import Parsed
@@ -41,6 +52,23 @@ _CREDIT_FIRST, _CREDIT_LAST = 0.002, 0.05
 """Seconds between looks at free slots while tasks wait: quick after a change, then slower."""
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+class InTurn:
+    """The leader's connection for those who may ask while a relay runs: one statement at a time."""
+
+    def __init__(self, db: Db) -> None:
+        self._db, self._lock = db, asyncio.Lock()
+
+    async def fetch(self, *arguments: Any) -> list[asyncpg.Record]:
+        """As a connection's."""
+        async with self._lock:
+            return await self._db.fetch(*arguments)
+
+    async def fetchrow(self, *arguments: Any) -> asyncpg.Record | None:
+        """As a connection's."""
+        async with self._lock:
+            return await self._db.fetchrow(*arguments)
 
 
 class LostLead(Exception):
@@ -115,6 +143,7 @@ class Loop:
         self._work_was_lost = False
         self._work_lost_at: datetime | None = None  # dispatched before: its message may be gone
         self._db, self._client, self._publisher, self._memory = db, client, publisher, memory
+        self._in_turn = cast(Db, InTurn(db))
         self._settings, self._term, self._holder = settings, term, holder
         self._js: JetStreamContext = client.jetstream(timeout=2)
         self._items: asyncio.Queue[Item] = asyncio.Queue()
@@ -122,6 +151,7 @@ class Loop:
         self._published: list[int] = []  # outbox rows to delete with the next commit
         self._next_tick = 0.0
         self._clock = datetime.now(UTC), time.monotonic()
+        self._day: date | None = None  # of Postgres, as it was at the last tick
         self._behind: tuple[relay.Done, Change, list[Msg]] | None = None  # committed, and to be told
         self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self._credit_pause = _CREDIT_FIRST
@@ -190,10 +220,12 @@ class Loop:
         await self._look_for_slots()
         return any(self._memory.free.get(lane, 0) > 0 for lane in self._memory.ready.waiting())
 
-    async def _look_for_slots(self) -> None:
+    async def _look_for_slots(self, soon: Iterable[str] = ()) -> None:
         """Free slots = waiting pulls − pending messages − unconfirmed ones + look-ahead, for lanes that have ready
-        tasks and no slot that is known. (Where there is a look-ahead, each answer frees a slot: `_answered`.)"""
-        lanes = [lane for lane in self._memory.ready.waiting() if self._memory.free.get(lane, 0) <= 0]
+        tasks (or may have some `soon`) and no slot that is known. (Where there is a look-ahead, each answer frees a
+        slot: `_answered`.)"""
+        wanted = {*self._memory.ready.waiting(), *soon}
+        lanes = [lane for lane in wanted if self._memory.free.get(lane, 0) <= 0]
         if lanes:
             free = await asyncio.gather(*(self._slots(lane) for lane in lanes))
             self._memory.free.update(zip(lanes, free, strict=True))
@@ -273,12 +305,15 @@ class Loop:
         if not arrived or not all(isinstance(item, Outcomes) for item in items):
             return False
         memory = self._memory
+        if not relay.may_be(arrived, memory):
+            return False
+        await self._look_for_slots(relay.lanes_without_look_ahead(arrived, memory))
         made = relay.plan(arrived, memory, self._now())
         if made is None:
             return False
         self._published += self._publisher.settled()
         statement = asyncio.ensure_future(
-            self._db.fetch(
+            self._in_turn.fetch(
                 SQL["relay"], self._term, self._holder, self._settings.leader_lease_seconds, self._published,
                 *made.arguments(memory.lanes),
             )
@@ -301,7 +336,7 @@ class Loop:
         done = relay.read(made, rows)
         if done is None:
             raise LostLead(f"term {self._term} is over")
-        change = self._change(done.now)
+        change = self._change(done.now, self._in_turn)
         relay.remember(done, memory)
         self._behind = done, change, [item.message for item in items if isinstance(item, Outcomes)]
         return True
@@ -312,7 +347,7 @@ class Loop:
             return
         (done, change, messages), self._behind = self._behind, None
         await relay.fold(done, change, self._memory)
-        await self._memory.take(change, self._db)
+        await self._memory.take(change, self._in_turn)
         await self._tell(change, _Answers(acks=messages))
 
     async def _commit(self, items: Sequence[Item], *, tick: bool) -> None:
@@ -349,18 +384,18 @@ class Loop:
         )
         if row is None:
             raise LostLead(f"term {self._term} is over")
-        return self._change(row["now"])
+        return self._change(row["now"], self._db)
 
     def _now(self) -> datetime:
         """About the time of Postgres: as it was with the last commit, and what has passed since."""
         now, at = self._clock
         return now + timedelta(seconds=time.monotonic() - at)
 
-    def _change(self, now: datetime) -> Change:
+    def _change(self, now: datetime, db: Db) -> Change:
         self._clock = now, time.monotonic()
         memory = self._memory
         return Change(
-            self._db, now, self._settings, memory.lanes, memory.rates, flights=memory.flights,
+            db, now, self._settings, memory.lanes, memory.rates, flights=memory.flights,
             lines=memory.lines, leaders=memory.leaders, calibrations=memory.admissions.calibrations,
         )  # fmt: skip
 
@@ -443,6 +478,9 @@ class Loop:
             )
 
     async def _sweep(self, change: Change) -> None:
+        if self._day != (today := change.now.astimezone(UTC).date()):
+            await accounts.begin_day(change, witnessed=self._day is not None)
+            self._day = today
         if self._work_was_lost:
             self._work_was_lost, self._work_lost_at = False, change.now
         leases = sweep.Leases(

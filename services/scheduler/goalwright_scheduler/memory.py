@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from goalwright_shared.messages import Alive, Lane
 from goalwright_scheduler.admission import Admissions
 from goalwright_scheduler.change import Change, Flight, GoalLine
 from goalwright_scheduler.core import money
+from goalwright_scheduler.core.due import DueTimes
 from goalwright_scheduler.core.rate import PoolRate
 from goalwright_scheduler.core.ready import CACHE_PER_LANE, ReadyTasks
 from goalwright_scheduler.goals import ready_entries
@@ -39,7 +39,7 @@ class Memory:
         self.lines: dict[int, GoalLine] = {}  # event lines of goals that are open
         self.leaders: set[int] = set()  # tasks that twins wait for
         self.contracts: dict[int, str] = {}  # JSON, of goals that are open
-        self._due: list[tuple[datetime, int]] = []  # heap: when to look at which task
+        self._due = DueTimes()
 
     async def load(self, db: Db) -> None:
         """Everything from Postgres, anew."""
@@ -53,8 +53,8 @@ class Memory:
             self.ready.set_weight(row["num"], row["value"])
         await self.admissions.load(db)
         await self._refill(db, None)
-        self._due = [(row["due_at"], row["id"]) for row in await db.fetch(SQL["load_due"])]
-        heapq.heapify(self._due)
+        self._due = DueTimes()
+        self._due.add((row["due_at"].timestamp(), row["id"]) for row in await db.fetch(SQL["load_due"]))
         self.leaders = {row["leader"] for row in await db.fetch("SELECT DISTINCT leader FROM follower")}
 
     def _charge(self, lanes: dict[str, Lane]) -> None:
@@ -76,10 +76,7 @@ class Memory:
 
     def due(self, now: datetime, most: int) -> list[int]:
         """Tasks whose time may have come, each named once; who still waits is handed in again (`Change.due`)."""
-        found: list[int] = []
-        while self._due and self._due[0][0] <= now and len(found) < most:
-            found.append(heapq.heappop(self._due)[1])
-        return found
+        return list(dict.fromkeys(self._due.take(now.timestamp(), most)))
 
     async def take(self, change: Change, db: Db) -> None:
         """Remember a committed change."""
@@ -94,8 +91,7 @@ class Memory:
         for flight in change.new_flights:
             self.flights[str(flight.id)] = flight
         self.leaders = (self.leaders | change.new_leaders) - change.gone_leaders
-        for due in change.due:
-            heapq.heappush(self._due, due)
+        self._due.add((at.timestamp(), task) for at, task in change.due)
         for goal in change.new_contracts:
             self.contracts.pop(goal, None)
         for goal, active in change.active.items():

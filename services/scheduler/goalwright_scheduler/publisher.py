@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -156,6 +157,10 @@ class _Line:
         self.again(0.0)
 
 
+_subject = functools.lru_cache(1_000)(subjects.event)
+"""One text for all events of a kind of a goal: a hundred thousand are kept at a time."""
+
+
 class Publisher:
     """See the module. `push` sends what may go and never waits for an answer."""
 
@@ -217,7 +222,7 @@ class Publisher:
                 payload = await self._short(payload)
             self._events.waiting.append(
                 _Entry(
-                    subjects.event(event.owner, event.goal_id, event.kind), payload,
+                    _subject(event.owner, event.goal_id, event.kind), payload,
                     f"{event.owner}/{event.goal_id}:{event.seq}", "event/1", outbox=event.outbox,
                 )
             )  # fmt: skip

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 
 import asyncpg
+import orjson
 from goalwright_shared.messages import Lane
 
 from goalwright_scheduler import dispatch, outcomes, tasks
@@ -63,6 +64,17 @@ class Relay:
         ]  # fmt: skip
 
 
+def may_be(arrived: Sequence[Arrived], memory: Memory) -> bool:
+    """Whether these outcomes look like a relay's, at a glance."""
+    return all(one.outcome.task_id in memory.flights for one in arrived)
+
+
+def lanes_without_look_ahead(arrived: Sequence[Arrived], memory: Memory) -> set[str]:
+    """Lanes that have answered, and on which an answer does not say that a slot is free: it must be asked for."""
+    lanes = {one.lane for one in arrived}
+    return {name for name in lanes if (lane := memory.lanes.get(name)) is not None and not lane.look_ahead}
+
+
 def plan(arrived: Sequence[Arrived], memory: Memory, now: datetime) -> Relay | None:
     """The relay for these outcomes; None when one of them is not a plain answer, or more may depend on it. `now` is
     about the time of Postgres."""
@@ -72,10 +84,7 @@ def plan(arrived: Sequence[Arrived], memory: Memory, now: datetime) -> Relay | N
         flight = memory.flights.get(one.outcome.task_id)
         if flight is None or flight.id in answers or flight.id in memory.leaders:
             return None
-        lane = memory.lanes.get(flight.lane)
-        if lane is None or not lane.look_ahead or flight.goal not in memory.lines:
-            return None
-        answer = outcomes.plain(flight, one)
+        answer = outcomes.plain(flight, one) if flight.goal in memory.lines else None
         if answer is None:
             return None
         answers[flight.id] = answer
@@ -101,18 +110,18 @@ def _choose(memory: Memory, answered: Counter[str]) -> tuple[list[Ready], dict[s
     where none waits before them."""
     chosen: list[Ready] = []
     room: dict[str, int] = {}
+    waiting = memory.ready.waiting()
     for name, lane in memory.lanes.items():
-        if lane.pool is not None or not lane.look_ahead or lane.performer == "human":
+        if lane.pool is not None or lane.name == "plan" or lane.performer == "human":
             continue
-        free = min(memory.free.get(name, 0) + answered[name], dispatch.MOST - len(chosen))
+        freed = answered[name] if lane.look_ahead else 0
+        free = min(memory.free.get(name, 0) + freed, dispatch.MOST - len(chosen))
         if free <= 0:
             continue
-        if name in memory.ready.waiting():
-            taken = memory.ready.take([name], {name: free}, free, memory.may_run)
-            chosen += taken
-            free -= len(taken)
-        if free and name not in memory.ready.waiting():
-            room[name] = free
+        taken = memory.ready.take([name], {name: free}, free, memory.may_run) if name in waiting else []
+        chosen += taken
+        if len(taken) < free:  # none waits any more
+            room[name] = free - len(taken)
     return chosen, room
 
 
@@ -149,8 +158,9 @@ def read(relay: Relay, rows: Sequence[Row]) -> Done | None:
 def remember(done: Done, memory: Memory) -> None:
     """At once what the next relay builds on: slots, ready tasks, and the numbers of the next events."""
     for answer in done.relay.answers:
-        lane = answer.flight.lane
-        memory.free[lane] = memory.free.get(lane, 0) + 1
+        lane = memory.lanes.get(answer.flight.lane)
+        if lane is not None and lane.look_ahead:
+            memory.free[lane.name] = memory.free.get(lane.name, 0) + 1
     events = Counter({goal: len(told) for goal, told in done.relay.told.items()})
     for row in done.sent:
         memory.free[row["lane"]] = memory.free.get(row["lane"], 0) - 1
@@ -181,16 +191,20 @@ async def fold(done: Done, change: Change, memory: Memory) -> None:
     change.works = await dispatch.works(change, memory, [_with_inputs(row, made) for row in done.sent])
 
 
-def _with_inputs(row: Row, made: dict[tuple[int, int, int], dict[str, str]]) -> dict[str, Any]:
+def _with_inputs(row: Row, made: Mapping[tuple[int, int, int], Mapping[str, str]]) -> dict[str, Any]:
     """The row of a dispatch with what its siblings have made in the same statement, which it cannot see itself."""
     whole = {**row, "hold": 0}
     fresh = made.get(
         (row["goal"], row["parent"] or 0, row["generation"] if row["parent"] is not None else 0), {}
     )
-    members = [f'"{name}":{fresh[name]}' for name in row["names"] if name in fresh]
+    members = {name: f'"{name}":{fresh[name]}' for name in row["names"] if name in fresh}
+    if members and row["inputs"] is not None:  # of what was made once more the newest counts
+        older = orjson.loads(f"{{{row['inputs']}}}")
+        members |= {
+            name: orjson.dumps({name: ref})[1:-1].decode()
+            for name, ref in older.items()
+            if name not in members
+        }
     if members:
-        older = row["inputs"]
-        if older is not None and len(members) == len(row["names"]):
-            older = None  # made once more: these count
-        whole["inputs"] = ",".join([older, *members] if older is not None else members)
+        whole["inputs"] = ",".join(members[name] for name in row["names"] if name in members)
     return whole
