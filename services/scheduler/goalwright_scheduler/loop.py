@@ -221,7 +221,7 @@ class Loop:
         return any(self._memory.free.get(lane, 0) > 0 for lane in self._memory.ready.waiting())
 
     async def _look_for_slots(self, soon: Iterable[str] = ()) -> None:
-        """Free slots = waiting pulls − pending messages − unconfirmed ones + look-ahead, for lanes that have ready
+        """Free slots = waiting pulls − pending messages − those under way + look-ahead, for lanes that have ready
         tasks (or may have some `soon`) and no slot that is known. (Where there is a look-ahead, each answer frees a
         slot: `_answered`.)"""
         wanted = {*self._memory.ready.waiting(), *soon}
@@ -256,7 +256,12 @@ class Loop:
             return 0
         waiting, pending = info.num_waiting or 0, info.num_pending or 0
         present = waiting or info.num_ack_pending
-        return waiting - pending - self._publisher.unconfirmed_on(name) + (lane.look_ahead if present else 0)
+        under_way = self._publisher.unconfirmed_on(name) + self._untold_on(name)
+        return waiting - pending - under_way + (lane.look_ahead if present else 0)
+
+    def _untold_on(self, lane: str) -> int:
+        """Dispatches of the last relay, if they have not been handed to the publisher."""
+        return sum(row["lane"] == lane for row in self._behind[0].sent) if self._behind is not None else 0
 
     async def _mend_topology(self) -> None:
         """Make anew what NATS may have lost; at most once a second."""
