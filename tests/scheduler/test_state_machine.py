@@ -19,8 +19,8 @@ import structlog
 import uvloop
 from goalwright_cli.embedded_postgres import EmbeddedPostgres
 from goalwright_scheduler import migrations
+from goalwright_scheduler.items import Control, Item, Outcomes, Submission
 from goalwright_scheduler.lanes import store_lanes
-from goalwright_scheduler.loop import Control, Item, Outcomes, Submission
 from goalwright_scheduler.settings import HUMAN_LANE, SchedulerSettings
 from goalwright_shared.messages import (
     AddTask,

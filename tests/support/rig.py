@@ -19,7 +19,8 @@ from typing import Any, Literal, cast
 
 import asyncpg
 from goalwright_scheduler.core.submission import Parsed
-from goalwright_scheduler.loop import Control, Item, Loop, LostLead, Outcomes, Presence, Submission
+from goalwright_scheduler.items import Control, Item, Outcomes, Presence, Submission
+from goalwright_scheduler.loop import Loop, LostLead
 from goalwright_scheduler.outcomes import Arrived
 from goalwright_scheduler.publisher import Publisher
 from goalwright_scheduler.reign import Leadership

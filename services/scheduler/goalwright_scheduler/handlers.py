@@ -22,7 +22,8 @@ from nats.aio.msg import Msg
 
 from goalwright_scheduler.core import submission
 from goalwright_scheduler.intake import bury
-from goalwright_scheduler.loop import Control, Loop, Outcomes, Presence, Submission, refuse_publish
+from goalwright_scheduler.items import Control, Outcomes, Presence, Submission
+from goalwright_scheduler.loop import Loop, refuse_publish
 from goalwright_scheduler.memory import Memory
 from goalwright_scheduler.outcomes import Arrived
 from goalwright_scheduler.queries import Queries

@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 from goalwright_shared import subjects, topology
 from goalwright_shared.errors import GoalwrightError, Refused
-from goalwright_shared.messages import Alive, Failed, GoalAnswer, Lane, TaskError
+from goalwright_shared.messages import Failed, GoalAnswer, Lane, TaskError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
@@ -37,8 +37,8 @@ from goalwright_scheduler import (
 )
 from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds, ReplanEnded, TwinEnded, VotesCast
 from goalwright_scheduler.core.states import GoalStatus
-from goalwright_scheduler.core.submission import Parsed
 from goalwright_scheduler.intake import bury
+from goalwright_scheduler.items import Control, Item, Outcomes, Presence, Submission
 from goalwright_scheduler.memory import Memory
 from goalwright_scheduler.outcomes import Arrived
 from goalwright_scheduler.publisher import Publisher
@@ -73,47 +73,6 @@ class InTurn:
 
 class LostLead(Exception):
     """Another scheduler has a newer term: stop writing at once."""
-
-
-@dataclass(slots=True)
-class Outcomes:
-    """Outcomes of one message."""
-
-    arrived: list[Arrived]
-    message: Msg
-
-
-@dataclass(slots=True)
-class Submission:
-    """A parsed goal; `reply` is for requests, `message` for plain publishes."""
-
-    owner: str
-    parsed: Parsed
-    sizes: dict[str, int]
-    message_id: str | None = None
-    message: Msg | None = None
-    reply: asyncio.Future[GoalAnswer] | None = None
-
-
-@dataclass(slots=True)
-class Control:
-    """A control request."""
-
-    verb: str
-    owner: str
-    body: dict[str, Any]
-    reply: asyncio.Future[dict[str, Any]]
-
-
-@dataclass(slots=True)
-class Presence:
-    """An `alive` message."""
-
-    lane: str
-    alive: Alive
-
-
-Item = Outcomes | Submission | Control | Presence
 
 
 @dataclass(slots=True)
