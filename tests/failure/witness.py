@@ -16,7 +16,8 @@ BEGIN
 END $$;
 """
 _WRITER = """CREATE TRIGGER note_writer AFTER INSERT OR UPDATE OR DELETE ON {table}
-FOR EACH STATEMENT EXECUTE FUNCTION note_writer();"""
+FOR EACH ROW EXECUTE FUNCTION note_writer();"""
+"""Each row: a statement that was fenced off ends without one, and has written nothing."""
 
 _MONEY = """
 CREATE TABLE money_seen (goal bigint PRIMARY KEY, most bigint, beyond bigint, changes bigint);

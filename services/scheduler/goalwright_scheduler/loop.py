@@ -282,6 +282,7 @@ class Loop:
                 *made.arguments(memory.lanes),
             )
         )  # fmt: skip
+        statement.add_done_callback(_seen)
         try:
             await asyncio.sleep(0)  # it is on its way: what the last one did is told while Postgres works
             await self._catch_up()
@@ -523,6 +524,12 @@ class Loop:
             await item.message.ack()
             return
         await self.turn([Outcomes([Arrived(item.arrived[0].lane, failed)], item.message)], tick=False)
+
+
+def _seen(statement: asyncio.Future[Any]) -> None:
+    """How a statement ended that nobody waits for any more, since the reign is over, is no news."""
+    if not statement.cancelled():
+        statement.exception()
 
 
 async def follow(change: Change) -> None:
