@@ -125,12 +125,12 @@ async def start_named(system: System, name: str, dsn: str) -> Process:
 
 
 async def taken_over(system: System, name: str) -> None:
-    """Within five seconds that scheduler leads."""
+    """That scheduler leads; as shipped it takes the lease of three seconds and a moment, on a machine that is not busy."""
 
     async def leads() -> bool:
         return (await witness.leader(system.dsn))[1] == name
 
-    await wait_for(leads, 5)
+    await wait_for(leads)
 
 
 async def wrote_only_while_leading(system: System) -> None:

@@ -75,14 +75,19 @@ class Leadership:
             self._task = None
 
     async def _run(self) -> None:
-        pause = self._settings.leader_lease_seconds / 4
         while not self._stopping:
+            pause = self._settings.leader_lease_seconds / 4
             try:
                 db = await self._connect()
                 try:
                     term = await db.fetchval(SQL["lead"], self._holder, self._settings.leader_lease_seconds)
                     if term is not None:
                         await self._reign(db, term)
+                    else:  # at once when the lease is over, if it is not renewed
+                        left = await db.fetchval(
+                            "SELECT extract(epoch FROM until - goalwright_clock())::float8 FROM leader"
+                        )
+                        pause = min(pause, max(0.01, left))
                 finally:
                     self.leads = False
                     await _close(db)
