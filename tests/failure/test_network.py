@@ -125,7 +125,7 @@ async def start_named(system: System, name: str, dsn: str) -> Process:
 
 
 async def taken_over(system: System, name: str) -> None:
-    """That scheduler leads; as shipped it takes the lease of three seconds and a moment, on a machine that is not busy."""
+    """That scheduler leads: three seconds and a moment later, as shipped, where nothing else is done."""
 
     async def leads() -> bool:
         return (await witness.leader(system.dsn))[1] == name
