@@ -65,11 +65,6 @@ class InTurn:
         async with self._lock:
             return await self._db.fetch(*arguments)
 
-    async def fetchrow(self, *arguments: Any) -> asyncpg.Record | None:
-        """As a connection's."""
-        async with self._lock:
-            return await self._db.fetchrow(*arguments)
-
 
 class LostLead(Exception):
     """Another scheduler has a newer term: stop writing at once."""
@@ -336,6 +331,8 @@ class Loop:
             await dispatch.store_rates(change)
             await change.flush_events()
         self._published.clear()
+        if tick:
+            self._day = change.now.astimezone(UTC).date()
         await self._memory.take(change, self._db)
         await self._tell(change, answers)
 
@@ -443,9 +440,8 @@ class Loop:
             )
 
     async def _sweep(self, change: Change) -> None:
-        if self._day != (today := change.now.astimezone(UTC).date()):
+        if self._day != change.now.astimezone(UTC).date():
             await accounts.begin_day(change, witnessed=self._day is not None)
-            self._day = today
         if self._work_was_lost:
             self._work_was_lost, self._work_lost_at = False, change.now
         leases = sweep.Leases(
