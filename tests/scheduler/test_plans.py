@@ -91,7 +91,7 @@ def relay(goal: int, tasks: list[int], chosen: list[int]) -> tuple[Any, ...]:
     told = (tasks, *each(count, 1, 0.5, "did it", None, None, "w"))
     room = (["custom.a", "custom.b"], [512, 512], [60.0, 60.0])
     events = ([goal], [1], [count], [",".join(["{}"] * count)])
-    return (1, "me", 3.0, list(range(1, 101)), *told, *named, chosen, [60.0] * len(chosen), *room, *events)
+    return (1, "me", *told, *named, chosen, [60.0] * len(chosen), *room, *events)
 
 
 CASES = [

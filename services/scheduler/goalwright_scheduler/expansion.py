@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from goalwright_shared.errors import Refused
@@ -21,6 +22,9 @@ from goalwright_scheduler.core.states import State
 
 SHOWN_TASKS = 500
 """Tasks listed in one event; larger plans are read with `query.graph`."""
+
+_TAKEN_IN_AT_ONCE = 500
+"""Records between two moments in which what is made of them leaves."""
 
 _TASK = (
     "id", "goal", "parent", "generation", "depth", "lane", "state", "unmet", "children", "head_start", "rank",
@@ -132,22 +136,22 @@ async def insert_children(
         for need in needs[spec.key]:
             if need in children:
                 children[need].append(by_key[spec.key])
-    records = []
     asked = []
-    for spec in specs:
-        unmet = sum(1 for need in needs[spec.key] if need not in met)
-        state = State.BLOCKED if unmet else State.PARKED if spec.lane == "human" else State.READY
-        if state is State.PARKED:
-            asked.append(by_key[spec.key])
-        records.append(
-            _task_record(
-                change, by_key[spec.key], parent.goal, parent.id, generation, parent.depth + 1, spec, state,
-                unmet, children[spec.key], starts.get(spec.key, parent.head_start),
+
+    def records() -> Iterator[tuple[Any, ...]]:
+        for task, spec in zip(ids, specs, strict=True):
+            unmet = sum(1 for need in needs[spec.key] if need not in met)
+            state = State.BLOCKED if unmet else State.PARKED if spec.lane == "human" else State.READY
+            if state is State.PARKED:
+                asked.append(task)
+            yield _task_record(
+                change, task, parent.goal, parent.id, generation, parent.depth + 1, spec, state, unmet,
+                children[spec.key], starts.get(spec.key, parent.head_start),
                 twins.screened(spec, share=share),
-            )
-        )  # fmt: skip
-    await _insert(change, records)
-    await _insert_specs(change, [(by_key[spec.key], spec) for spec in specs])
+            )  # fmt: skip
+
+    await _insert(change, records())
+    await _insert_specs(change, zip(ids, specs, strict=True))
     await people.ask(change, asked)
     return [told(by_key[spec.key], spec, needs[spec.key]) for spec in specs[:SHOWN_TASKS]]
 
@@ -244,20 +248,25 @@ async def _new_ids(change: Change, count: int) -> range:
     return range(last - count + 1, last + 1)
 
 
-async def _insert(change: Change, records: Sequence[tuple[Any, ...]]) -> None:
-    await change.db.copy_records_to_table("task", records=records, columns=_TASK)
+async def _insert(change: Change, records: Iterable[tuple[Any, ...]]) -> None:
+    await change.db.copy_records_to_table("task", records=_streamed(records), columns=_TASK)
 
 
-async def _insert_specs(change: Change, specs: Sequence[tuple[int, TaskSpec]]) -> None:
-    await change.db.copy_records_to_table(
-        "task_spec",
-        records=[
-            (task, spec.key, spec.inputs, [o.name for o in spec.outputs], spec.value, action_digest(spec),
-             spec.model_dump_json(by_alias=True))
-            for task, spec in specs
-        ],
-        columns=_SPEC,
+async def _insert_specs(change: Change, specs: Iterable[tuple[int, TaskSpec]]) -> None:
+    records = (
+        (task, spec.key, spec.inputs, [o.name for o in spec.outputs], spec.value, action_digest(spec),
+         spec.model_dump_json(by_alias=True))
+        for task, spec in specs
     )  # fmt: skip
+    await change.db.copy_records_to_table("task_spec", records=_streamed(records), columns=_SPEC)
+
+
+async def _streamed(records: Iterable[tuple[Any, ...]]) -> AsyncIterator[tuple[Any, ...]]:
+    """Postgres takes in the first while the rest is made."""
+    for number, record in enumerate(records, 1):
+        yield record
+        if number % _TAKEN_IN_AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
 async def change_spec(change: Change, task: int, spec: TaskSpec) -> None:

@@ -48,6 +48,9 @@ from goalwright_scheduler.sql import SQL
 log = structlog.get_logger(__name__)
 
 _TICK_SECONDS = 0.25
+_LATER_SECONDS = 0.005
+"""How long events and acks of a relay wait for a moment in which the machine has less to do."""
+
 _CREDIT_FIRST, _CREDIT_LAST = 0.002, 0.05
 """Seconds between looks at free slots while tasks wait: quick after a change, then slower."""
 
@@ -107,6 +110,7 @@ class Loop:
         self._clock = datetime.now(UTC), time.monotonic()
         self._day: date | None = None  # of Postgres, as it was at the last tick
         self._behind: tuple[relay.Done, Change, list[Msg]] | None = None  # committed, and to be told
+        self._acks: list[Msg] = []  # of what is committed
         self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self._credit_pause = _CREDIT_FIRST
         self.leases_expire_from = float("inf")
@@ -136,18 +140,21 @@ class Loop:
                     self._next_tick = time.monotonic() + _TICK_SECONDS
                 await self._turn(items, tick=tick)
                 if self._items.empty():
-                    await self._catch_up()
+                    await self._catch_up(at_once=False)
                 self._credit_pause = _CREDIT_FIRST
             else:
                 self._credit_pause = min(self._credit_pause * 1.5, _CREDIT_LAST)
-            await self._publisher.push()
+                await self._finish_telling()
             if self._publisher.troubled:
                 await self._mend_topology()
         await self._catch_up()
+        await self._finish_telling()
 
     async def _arrived(self) -> list[Item]:
         """Everything that waits, at most a batch; waits itself for the next tick or look at free slots."""
         pause = max(0.0, self._next_tick - time.monotonic())
+        if self._acks:
+            pause = min(pause, _LATER_SECONDS)
         if self._memory.ready.waiting() or self._publisher.backlog:
             pause = min(pause, self._credit_pause)
         items: list[Item] = []
@@ -270,17 +277,14 @@ class Loop:
         made = relay.plan(arrived, memory, self._now())
         if made is None:
             return False
-        self._published += self._publisher.settled()
         statement = asyncio.ensure_future(
-            self._in_turn.fetch(
-                SQL["relay"], self._term, self._holder, self._settings.leader_lease_seconds, self._published,
-                *made.arguments(memory.lanes),
-            )
-        )  # fmt: skip
+            self._in_turn.fetch(SQL["relay"], self._term, self._holder, *made.arguments(memory.lanes))
+        )
         statement.add_done_callback(_seen)
         try:
             await asyncio.sleep(0)  # it is on its way: what the last one did is told while Postgres works
             await self._catch_up()
+            await self._finish_telling()
         finally:
             await asyncio.wait([statement])
         try:
@@ -292,7 +296,6 @@ class Loop:
             if getattr(error, "sqlstate", None) != relay.REFUSED:
                 log.warning("a turn goes the long way", error=repr(error))
             return False
-        self._published.clear()
         done = relay.read(made, rows)
         if done is None:
             raise LostLead(f"term {self._term} is over")
@@ -301,14 +304,14 @@ class Loop:
         self._behind = done, change, [item.message for item in items if isinstance(item, Outcomes)]
         return True
 
-    async def _catch_up(self) -> None:
-        """Tell what the last relay did."""
+    async def _catch_up(self, *, at_once: bool = True) -> None:
+        """Tell what the last relay did; where not all of it `at_once`, work only."""
         if self._behind is None:
             return
         (done, change, messages), self._behind = self._behind, None
         await relay.fold(done, change, self._memory)
         await self._memory.take(change, self._in_turn)
-        await self._tell(change, _Answers(acks=messages))
+        await self._tell(change, _Answers(acks=messages), at_once=at_once)
 
     async def _commit(self, items: Sequence[Item], *, tick: bool) -> None:
         answers = _Answers()
@@ -462,12 +465,13 @@ class Loop:
             if goal in self._memory.short_goals:
                 change.reload.add(goal)
 
-    async def _tell(self, change: Change, answers: _Answers) -> None:
-        """After the commit: events and work out, then replies and acks. Nothing here waits for an answer: what is
+    async def _tell(self, change: Change, answers: _Answers, *, at_once: bool = True) -> None:
+        """After the commit: work and events out, then replies and acks. Nothing here waits for an answer: what is
         not confirmed stays in the publisher's lines and in the outbox."""
         await self._publisher.events(change.told)
         await self._publisher.work(change.works)
-        await self._publisher.push()
+        await self._publisher.push(events=at_once)
+        self._acks += answers.acks
         for lane in change.new_lanes.values():
             await topology.apply_consumer(
                 self._js, subjects.WORK, topology.lane_consumer(lane.name, ack_wait=lane.lease_seconds + 30)
@@ -479,7 +483,15 @@ class Loop:
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
-        for message in answers.acks:
+        if at_once:
+            await self._finish_telling()
+
+    async def _finish_telling(self) -> None:
+        """Send the events that wait, and acks. Between turns, or while Postgres works: not while a performer does, who
+        has the work already."""
+        await self._publisher.push()
+        acks, self._acks = self._acks, []
+        for message in acks:
             try:
                 await message.ack()
             except NatsError as error:

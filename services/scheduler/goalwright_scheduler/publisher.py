@@ -247,8 +247,9 @@ class Publisher:
             except NatsError as error:
                 log.warning("cancel not published", task=task, error=str(error))
 
-    async def push(self) -> None:
-        """Send what may go."""
+    async def push(self, *, events: bool = True) -> None:
+        """Send what may go: work in a write of its own, which the server hands on before it stores `events`; without
+        them they wait for the next push."""
         client = self._client()
         reconnects = client.stats["reconnects"]
         if self._reconnects is not None and reconnects != self._reconnects:
@@ -257,23 +258,22 @@ class Publisher:
         self._reconnects = reconnects
         if not client.is_connected:
             return
-        now = time.monotonic()
         if self._inbox is None:
             self._inbox = client.new_inbox()
             self._subscription = await client.subscribe(f"{self._inbox}.*.*", cb=self._answered)
-        for name, line in (("w", self._work), ("e", self._events)):
+        now = time.monotonic()
+        for name, line in (("w", self._work), ("e", self._events))[: 2 if events else 1]:
             while batch := line.next_batch(f"{self._inbox}.{name}.{next(self._numbers)}", now):
                 await publish_many(client, batch)
-                await asyncio.sleep(
-                    0
-                )  # work leaves in a write of its own: the server hands it on before it stores events
+                await asyncio.sleep(0)
 
     async def _answered(self, message: Msg) -> None:
-        line = self._work if message.subject.split(".")[-2] == "w" else self._events
+        name = message.subject.split(".")[-2]
+        line = self._work if name == "w" else self._events
         refusal, duplicate = _answer(message)
         line.answered(message.subject, refusal, duplicate, time.monotonic())
         if line.waiting:
-            await self.push()
+            await self.push(events=name == "e")
 
     async def close(self) -> None:
         """Listen no more."""

@@ -41,7 +41,7 @@ class Relay:
     room: dict[str, int]
 
     def arguments(self, lanes: Mapping[str, Lane]) -> list[Any]:
-        """Those of `relay.sql` from the fifth on."""
+        """Those of `relay.sql` from the third on."""
         flights = [answer.flight for answer in self.answers]
         given = [answer.outcome for answer in self.answers]
         made = [
