@@ -48,7 +48,7 @@ def graph_for(times: int, each: int) -> tuple[list[dict[str, Any]], int]:
 async def test_scheduler_killed_at_random_times(world: System, times: int) -> None:
     scheduler = await world.start_scheduler_process()
     performer = await world.start_performer([PERFORMED], SLOTS, Call(MANY))
-    plan, tasks = graph_for(times, 20)
+    plan, tasks = graph_for(times, 30)
     goal = await world.submit(plan={"tasks": plan})
 
     async def fault() -> None:
