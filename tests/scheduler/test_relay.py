@@ -10,7 +10,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from goalwright_scheduler import relay
+from goalwright_scheduler import migrations, relay
+from goalwright_scheduler.sql import SQL
 from support.system import System, artifact, chain, echo, wait_for
 
 
@@ -219,3 +220,49 @@ async def test_output_that_is_made_again_is_the_new_one(system: System, ways: Co
 
     assert (await wait_for(done))["deliverables"]["o-z"]["inline"] == "z1(y2(x1()))"
     assert ways["done"] >= 1
+
+
+async def test_relay_that_waits_for_a_takeover_finds_its_term_over_and_changes_nothing(
+    postgres_dsn: str,
+) -> None:
+    """Another takes the lead between the moment the relay looked at Postgres and the moment it holds on to the row."""
+    await migrations.migrate(postgres_dsn)
+    first, second = await asyncpg.connect(postgres_dsn), await asyncpg.connect(postgres_dsn)
+    await first.execute(
+        """INSERT INTO goal (owner, goal_id, status, budget, created_at, deadline)
+           VALUES ('o', 'g', 'running', 0, now(), now() + interval '1 day');
+           INSERT INTO task (id, goal, lane, state, epoch, due_at) VALUES (1, 1, 'custom.a', 'dispatched', 1, now())"""
+    )
+    term = await first.fetchval(SQL["lead"], "first", -1.0)
+    answer = ([1], [1], [0.5], [""], [None], [None], ["w"])
+    told = ([1], [1], [1], ['{"seq":1}'])
+    arguments = (*answer, *([] for _ in range(6)), [], [], [], [], [], *told)
+
+    async def stored() -> tuple[Any, ...]:
+        return tuple(
+            await first.fetchrow(
+                """SELECT (SELECT state FROM task), (SELECT count(*) FROM task_result), (SELECT count(*) FROM outbox),
+                          (SELECT next_seq FROM goal)"""
+            )
+        )
+
+    before = await stored()
+    assert before == ("dispatched", 0, 0, 1)
+    taking = second.transaction()
+    await taking.start()
+    assert await second.fetchval(SQL["lead"], "second", 3.0) == term + 1
+    relayed = asyncio.create_task(first.fetch(SQL["relay"], term, "first", *arguments))
+
+    async def waits() -> bool:
+        found: int = await second.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return found == 1
+
+    await wait_for(waits)
+    await taking.commit()
+    assert await relayed == []
+    assert await stored() == before
+    rows = await second.fetch(SQL["relay"], term + 1, "second", *arguments)
+    assert {row["what"] for row in rows} == {"lead", "outbox"}, "the same of the one who leads is taken"
+    assert await stored() == ("succeeded", 1, 1, 2)
+    await first.close()
+    await second.close()
