@@ -54,6 +54,11 @@ class Client:
         """Steer; fields that are None are left out. Raises `Unreachable` or the error that was answered."""
         return await self._ask(subjects.control(verb), body)
 
+    async def allow(self, owner: str, budget_usd: float | None, per: str) -> dict[str, Any]:
+        """Limit an owner over all goals; None lifts the limit. Raises as `control`."""
+        body = {"owner": owner, "budget_usd": budget_usd, "per": per}
+        return await self._request(subjects.control("budget"), json.dumps(body).encode())
+
     async def submit(self, submission: GoalSubmission) -> GoalAnswer:
         """Submit and wait for the commit; raises `Unreachable` or the refusal."""
         body = submission.model_dump_json(by_alias=True, exclude_none=True).encode()

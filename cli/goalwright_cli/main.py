@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": ("up:up", "Start the whole system here and keep it running.", _OPERATE),
     "serve": ("serve:serve", "Run one service.", _OPERATE),
     "lane": ("lane:app", "Add and list lanes.", _OPERATE),
+    "allow": ("steer:allow", "Limit what an owner may spend over all goals.", _OPERATE),
     "topology": ("topology:app", "Apply, show or verify streams and consumers.", _OPERATE),
     "db": ("db:app", "Migrate, prune or look at the database.", _OPERATE),
     "config": ("config:app", "Show the configuration and where it comes from.", _OPERATE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,13 @@ import typer
 from goalwright_cli.command import Goal, Json, NatsUrl, TaskName, command, print_json, session
 
 Reason = Annotated[str | None, typer.Option("--reason", "-m", help="why, for whoever reads the goal later")]
+
+
+class Period(StrEnum):
+    """What an owner's limit is for."""
+
+    TOTAL = "total"
+    DAY = "day"
 
 
 async def _steer(
@@ -114,3 +122,28 @@ async def budget(
         print_json(answer)
     else:
         print(f"goal {found['goal_id']} may cost {amount:g} USD")
+
+
+@command
+async def allow(
+    owner: Annotated[str, typer.Argument(help="whose goals it is for (`public`: those that name no owner)")],
+    usd: Annotated[str, typer.Argument(metavar="USD", help="the most they may cost, or `none`")],
+    per: Annotated[Period, typer.Option("--per", help="a day begins at midnight UTC")] = Period.TOTAL,
+    as_json: Json = False,
+    nats_url: NatsUrl = None,
+) -> None:
+    """Limit what an owner may spend over all goals; goals that are paused for money go on."""
+    try:
+        amount = None if usd == "none" else float(usd.removeprefix("$"))
+    except ValueError:
+        raise typer.BadParameter(f"{usd!r} is no amount; say 20, or none", param_hint="USD") from None
+    async with session(nats_url) as client:
+        answer = await client.allow(owner, amount, per.value)
+    if as_json:
+        print_json(answer)
+    elif amount is None:
+        print(f"owner {owner} has no limit")
+    else:
+        limit = "a day" if per is Period.DAY else "in total"
+        used = answer["spent_usd"] + answer["held_usd"]
+        print(f"owner {owner} may spend {amount:g} USD {limit}; {used:g} USD of it are spent or held")

@@ -179,6 +179,7 @@ async def test_a_question_without_a_terminal_says_how_to_answer(
         (["run", "x", "--example"], 2, "not both"),
         (["run", "x", "--file", "/no/such/file"], 2, "does not exist"),
         (["budget", "g", "lots"], 2, "'lots' is no amount"),
+        (["allow", "acme", "lots"], 2, "'lots' is no amount; say 20, or none"),
         (["feedback", "g"], 2, "give a TEXT, a --rating, or both"),
     ],
 )
@@ -272,6 +273,28 @@ async def test_steering_is_one_request(
     ran = await invoke(*args, url=url)
     assert ran.code == 0, ran.err
     assert scheduler.controls == [(verb, {"goal_id": "g", **body})]
+
+
+@pytest.mark.parametrize(
+    ("args", "body", "said"),
+    [
+        (
+            ["acme", "20"],
+            {"budget_usd": 20.0, "per": "total"},
+            "acme may spend 20 USD in total; 1.5 USD of it are",
+        ),
+        (["acme", "$5", "--per", "day"], {"budget_usd": 5.0, "per": "day"}, "acme may spend 5 USD a day"),
+        (["acme", "none"], {"budget_usd": None, "per": "total"}, "owner acme has no limit"),
+    ],
+)
+async def test_owner_is_allowed_so_much(
+    scheduler: ScriptedScheduler, url: str, args: list[str], body: dict[str, object], said: str
+) -> None:
+    scheduler.answers["control.budget"] = {"owner": "acme", "spent_usd": 1.25, "held_usd": 0.25}
+    ran = await invoke("allow", *args, url=url)
+    assert ran.code == 0, ran.err
+    assert scheduler.controls == [("budget", {"owner": "acme", **body})]
+    assert said in ran.out
 
 
 async def test_task_shows_prompt_reply_bill_and_program(scheduler: ScriptedScheduler, url: str) -> None:
