@@ -50,12 +50,12 @@ def test_neither_limit_is_passed_and_the_tighter_one_is_used_up(
 
 def test_lower_of_what_was_set_and_what_headers_tell_counts() -> None:
     tighter = rate.learned(POOL, 30, 9_000)
-    assert (tighter.requests_per_minute, tighter.tokens_per_minute) == (30, 6_000)
+    assert (tighter.requests, tighter.tokens) == (30, 6_000)
     raised = rate.learned(tighter, 45, None)
-    assert (raised.requests_per_minute, raised.tokens_per_minute) == (45, 6_000)
+    assert (raised.requests, raised.tokens) == (45, 6_000)
     unset = rate.learned(PoolRate("p"), None, 500)
-    assert (unset.requests_per_minute, unset.tokens_per_minute) == (None, 500)
-    assert rate.learned(unset, None, 900).tokens_per_minute == 900
+    assert (unset.requests, unset.tokens) == (None, 500)
+    assert rate.learned(unset, None, 900).tokens == 900
 
 
 def test_tokens_that_were_not_sent_are_given_back() -> None:
@@ -89,8 +89,11 @@ def ask(key: str) -> dict[str, Any]:
 USED = {"usage": {"model": "m", "tokens_in": 1, "tokens_out": 1}}
 
 
-async def test_limit_in_the_headers_of_an_answer_paces_the_pool_from_then_on(system: System) -> None:
-    await system.start_scheduler()
+@pytest.mark.parametrize("next_leader", [False, True], ids=["this leader", "the next leader"])
+async def test_limit_in_the_headers_of_an_answer_paces_the_pool_from_then_on(
+    system: System, next_leader: bool
+) -> None:
+    scheduler = await system.start_scheduler_process()
     loop = asyncio.get_running_loop()
     gone: list[float] = []
 
@@ -101,6 +104,9 @@ async def test_limit_in_the_headers_of_an_answer_paces_the_pool_from_then_on(sys
     system.perform("agent.ask", answer, slots=1, client="service")
     first = await system.submit(plan={"tasks": [ask("first")]})
     await system.finished(first)
+    if next_leader:
+        await system.kill(scheduler)
+        await system.start_scheduler_process()
     goal = await system.submit(plan={"tasks": [ask(f"t{n}") for n in range(15)]})
     ended = await system.finished(goal)
     assert ended["status"] == "done"

@@ -89,7 +89,7 @@ def _candidates(change: Change, memory: Memory, pool: str, lanes: Sequence[str],
 
 
 def _paced(limits: rate.PoolRate) -> bool:
-    return bool(limits.requests_per_minute or limits.tokens_per_minute or limits.blocked_until)
+    return bool(limits.requests or limits.tokens or limits.blocked_until)
 
 
 def _spend(change: Change, memory: Memory, sent: Sequence[Ready]) -> None:
@@ -130,16 +130,17 @@ async def pause_short_goals(change: Change, memory: Memory) -> None:
 
 
 async def store_rates(change: Change) -> None:
-    """Keep the clocks of pools that moved."""
+    """Keep the clocks of pools that moved, and what their providers have told."""
     for pool in change.new_rates.values():
         await change.db.execute(
-            """INSERT INTO rate (pool, next_request, next_tokens, blocked_until, blocked_reason)
-               VALUES ($1, $2, $3, $4, $5)
-               ON CONFLICT (pool) DO UPDATE SET next_request = excluded.next_request,
+            """INSERT INTO rate (pool, told_requests, told_tokens, next_request, next_tokens, blocked_until, blocked_reason)
+               VALUES ($1, $2, $3, $4, $5, $6, $7)
+               ON CONFLICT (pool) DO UPDATE SET told_requests = excluded.told_requests,
+                   told_tokens = excluded.told_tokens, next_request = excluded.next_request,
                    next_tokens = excluded.next_tokens, blocked_until = excluded.blocked_until,
                    blocked_reason = excluded.blocked_reason""",
-            pool.pool, moment(pool.next_request), moment(pool.next_tokens), moment(pool.blocked_until),
-            pool.blocked_reason,
+            pool.pool, pool.told_requests, pool.told_tokens, moment(pool.next_request), moment(pool.next_tokens),
+            moment(pool.blocked_until), pool.blocked_reason,
         )  # fmt: skip
 
 

@@ -143,6 +143,8 @@ def pool_rate(row: Any) -> PoolRate:
         pool=str(row["pool"]),
         requests_per_minute=row["requests_per_minute"],
         tokens_per_minute=row["tokens_per_minute"],
+        told_requests=row["told_requests"],
+        told_tokens=row["told_tokens"],
         next_request=seconds("next_request"),
         next_tokens=seconds("next_tokens"),
         blocked_until=seconds("blocked_until"),

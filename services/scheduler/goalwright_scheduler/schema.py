@@ -243,6 +243,8 @@ rate = Table(
     Column("pool", Text, primary_key=True),
     Column("requests_per_minute", BigInteger),
     Column("tokens_per_minute", BigInteger),
+    Column("told_requests", BigInteger),  # a minute, by the provider's headers
+    Column("told_tokens", BigInteger),
     Column("next_request", _moment),
     Column("next_tokens", _moment),
     Column("blocked_until", _moment),

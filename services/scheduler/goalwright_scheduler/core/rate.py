@@ -16,19 +16,28 @@ _PROBE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class PoolRate:
-    """The limits of one pool and when the next request and token may go.
-
-    `own` are the limits that were set (requests, tokens), once a provider's headers have told others.
-    """
+    """The limits of one pool, as they were set and as the provider's headers have told them, and when the next request
+    and token may go."""
 
     pool: str
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    told_requests: int | None = None
+    told_tokens: int | None = None
     next_request: float = 0.0
     next_tokens: float = 0.0
     blocked_until: float = 0.0
     blocked_reason: str | None = None
-    own: tuple[int | None, int | None] | None = None
+
+    @property
+    def requests(self) -> int | None:
+        """A minute: the lower of what was set and what was told."""
+        return _lower(self.requests_per_minute, self.told_requests)
+
+    @property
+    def tokens(self) -> int | None:
+        """A minute: the lower of what was set and what was told."""
+        return _lower(self.tokens_per_minute, self.told_tokens)
 
 
 def free_at(rate: PoolRate) -> float:
@@ -42,23 +51,19 @@ def spend(rate: PoolRate, now: float, tokens: int) -> PoolRate | None:
     if free_at(rate) > now:
         return None
     request, token, blocked = rate.next_request, rate.next_tokens, rate.blocked_until
-    if rate.requests_per_minute:
-        request = max(request, now) + 60.0 / rate.requests_per_minute
-    if rate.tokens_per_minute:
-        token = max(token, now) + 60.0 * tokens / rate.tokens_per_minute
+    if rate.requests:
+        request = max(request, now) + 60.0 / rate.requests
+    if rate.tokens:
+        token = max(token, now) + 60.0 * tokens / rate.tokens
     if rate.blocked_reason is not None:
         blocked = now + _PROBE_SECONDS
     return replace(rate, next_request=request, next_tokens=token, blocked_until=blocked)
 
 
 def learned(rate: PoolRate, requests: int | None, tokens: int | None) -> PoolRate:
-    """The pool after a provider has told its limits: the lower of what was set and what was told counts."""
-    own = rate.own or (rate.requests_per_minute, rate.tokens_per_minute)
+    """The pool after a provider has told its limits, or one of them."""
     return replace(
-        rate,
-        own=own,
-        requests_per_minute=_lower(own[0], requests or rate.requests_per_minute),
-        tokens_per_minute=_lower(own[1], tokens or rate.tokens_per_minute),
+        rate, told_requests=requests or rate.told_requests, told_tokens=tokens or rate.told_tokens
     )
 
 
@@ -68,9 +73,9 @@ def _lower(own: int | None, told: int | None) -> int | None:
 
 def given_back(rate: PoolRate, tokens: int) -> PoolRate:
     """The pool after a call that sent `tokens` fewer than were set aside for it."""
-    if not rate.tokens_per_minute or tokens <= 0:
+    if not rate.tokens or tokens <= 0:
         return rate
-    return replace(rate, next_tokens=rate.next_tokens - 60.0 * tokens / rate.tokens_per_minute)
+    return replace(rate, next_tokens=rate.next_tokens - 60.0 * tokens / rate.tokens)
 
 
 def throttled(rate: PoolRate, now: float, seconds: float) -> PoolRate:
