@@ -80,7 +80,7 @@ def answers(goal: int, tasks: list[int]) -> tuple[Any, ...]:
         [f"o-{task}" for task in tasks],
         ['{"name": "o"}'] * count,
     )
-    told = (tasks, *each(count, 1, 0.5, "did it", None, None, "w"))
+    told = (tasks, *each(count, 1, 0.5, "did it", None, None, "w", None))
     return (tasks, [1] * count, IN_FLIGHT, NOW, *named, *told)
 
 

@@ -239,12 +239,11 @@ async def test_relay_that_waits_for_a_takeover_finds_its_term_over_and_changes_n
     arguments = (*answer, *([] for _ in range(6)), [], [], [], [], [], *told)
 
     async def stored() -> tuple[Any, ...]:
-        return tuple(
-            await first.fetchrow(
-                """SELECT (SELECT state FROM task), (SELECT count(*) FROM task_result), (SELECT count(*) FROM outbox),
-                          (SELECT next_seq FROM goal)"""
-            )
+        (row,) = await first.fetch(
+            """SELECT (SELECT state FROM task), (SELECT count(*) FROM task_result), (SELECT count(*) FROM outbox),
+                      (SELECT next_seq FROM goal)"""
         )
+        return tuple(row)
 
     before = await stored()
     assert before == ("dispatched", 0, 0, 1)

@@ -138,6 +138,12 @@ class Flight(NamedTuple):
     generation: int  # in which its outputs are names: 0 for a task without parent
     outputs: tuple[tuple[str, str], ...]  # declared names and types
     dispatched_at: datetime
+    hold: int = 0
+    estimate: tuple[int, float] | None = None  # of a paid one: its cost and its seconds (`bills.estimated`)
+
+
+Dispatched: TypeAlias = TaskRow | Flight
+"""What has gone out, as its bill knows it: by task, epoch, lane and hold."""
 
 
 class Sent(NamedTuple):
@@ -386,11 +392,11 @@ class Change:
             row["num"]: GoalLine(row["goal_id"], row["owner"], row["next_seq"]) for row in rows
         }
 
-    def settle(self, row: TaskRow, bill: money.Bill, why: str, **usage: Any) -> None:
-        """Settle the bill of a task's current epoch, on lanes that have one."""
-        lane = self.lanes.get(row.lane)
+    def settle(self, flight: Dispatched, bill: money.Bill, why: str, **usage: Any) -> None:
+        """Settle the bill of a dispatch, on lanes that have one."""
+        lane = self.lanes.get(flight.lane)
         if lane is not None and lane.pool is not None:
-            self.bills.append(Bill(row.id, row.epoch, bill.charged, bill.overrun, why, **usage))
+            self.bills.append(Bill(flight.id, flight.epoch, bill.charged, bill.overrun, why, **usage))
 
 
 def _encoded(event: dict[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ import orjson
 from goalwright_shared.graph import canonical_hash
 from goalwright_shared.messages import SCHEMA_VERSION, Lane, LlmGrant, TaskSpec
 
-from goalwright_scheduler import accounts, goals
+from goalwright_scheduler import accounts, bills, goals
 from goalwright_scheduler.change import Change, Flight, Sent
 from goalwright_scheduler.core import money, rate
 from goalwright_scheduler.core.ready import Ready
@@ -31,12 +31,11 @@ _CONTRACT_BYTES, _DELIVERABLES = 4_096, 50
 
 async def dispatch(change: Change, memory: Memory) -> None:
     """Take the best ready tasks for the free slots, within rates and budgets, and make their Work."""
-    chosen: list[tuple[Ready, int]] = []
+    wanted: list[tuple[Ready, int]] = []
     for pool, lanes in memory.pools().items():
-        for task in _candidates(change, memory, pool, lanes, MOST - len(chosen)):
-            held = await accounts.hold(change, memory.lanes[task.lane], task.id)
-            if not held or await _reserved(change, memory, task, held):
-                chosen.append((task, held))
+        for task in _candidates(change, memory, pool, lanes, MOST - len(wanted)):
+            wanted.append((task, await accounts.hold(change, memory.lanes[task.lane], task.id)))
+    chosen = await _affordable(change, memory, wanted)
     if not chosen:
         return
     rows = await change.fetch(
@@ -103,12 +102,26 @@ def _spend(change: Change, memory: Memory, sent: Sequence[Ready]) -> None:
         change.new_rates[lane.pool] = spent
 
 
-async def _reserved(change: Change, memory: Memory, task: Ready, held: int) -> bool:
-    """Hold the money; a goal that has no more of it waits, or pauses when nothing of it can go on."""
-    if await change.fetchrow("reserve", task.goal, held) is not None:
-        return True
-    memory.short_goals.setdefault(task.goal, set()).add(task.id)
-    return False
+async def _affordable(
+    change: Change, memory: Memory, wanted: Sequence[tuple[Ready, int]]
+) -> list[tuple[Ready, int]]:
+    """Those of `wanted`, each with what it holds, that their goals can pay: the money is held now. A goal that has no
+    more of it waits, or pauses when nothing of it can go on."""
+    sums: Counter[int] = Counter()
+    for task, held in wanted:
+        sums[task.goal] += held
+    whole = {
+        goal
+        for goal, most in sums.items()
+        if most and await change.fetchrow("reserve", goal, most) is not None
+    }
+    chosen: list[tuple[Ready, int]] = []
+    for task, held in wanted:
+        if not held or task.goal in whole or await change.fetchrow("reserve", task.goal, held) is not None:
+            chosen.append((task, held))
+        else:
+            memory.short_goals.setdefault(task.goal, set()).add(task.id)
+    return chosen
 
 
 async def pause_short_goals(change: Change, memory: Memory) -> None:
@@ -133,7 +146,8 @@ async def store_rates(change: Change) -> None:
     """Keep the clocks of pools that moved, and what their providers have told."""
     for pool in change.new_rates.values():
         await change.db.execute(
-            """INSERT INTO rate (pool, told_requests, told_tokens, next_request, next_tokens, blocked_until, blocked_reason)
+            """INSERT INTO rate (pool, told_requests, told_tokens, next_request, next_tokens, blocked_until,
+                                 blocked_reason)
                VALUES ($1, $2, $3, $4, $5, $6, $7)
                ON CONFLICT (pool) DO UPDATE SET told_requests = excluded.told_requests,
                    told_tokens = excluded.told_tokens, next_request = excluded.next_request,
@@ -181,16 +195,15 @@ async def works(change: Change, memory: Memory, rows: Sequence[Any]) -> list[Sen
         }
         payload = bytes(memoryview(orjson.dumps(body, option=orjson.OPT_UTC_Z)))  # without its spare buffer
         made.append(Sent(lane.name, task, row["epoch"], payload))
-        change.new_flights += _flight(row, lane)
+        change.new_flights += _flight(change, row, lane)
     return made
 
 
-def _flight(row: Row, lane: Lane) -> list[Flight]:
-    """What to remember of a dispatch whose answer is simply taken: nothing is paid, checked or planned."""
+def _flight(change: Change, row: Row, lane: Lane) -> list[Flight]:
+    """What to remember of a dispatch whose answer is simply taken: nothing is checked or planned."""
     spec = orjson.loads(row["spec"])
     if (
-        lane.pool is not None
-        or lane.name == "plan"
+        lane.name == "plan"
         or row["id"] == row["root_task"]
         or any(check["kind"] in ("program", "rubric") for check in spec["acceptance"])
     ):
@@ -199,7 +212,8 @@ def _flight(row: Row, lane: Lane) -> list[Flight]:
     return [
         Flight(
             row["id"], row["goal"], row["goal_id"], lane.name, row["epoch"], row["key"], row["parent"],
-            row["generation"] if row["parent"] is not None else 0, outputs, row["dispatched_at"],
+            row["generation"] if row["parent"] is not None else 0, outputs, row["dispatched_at"], row["hold"],
+            None if lane.pool is None else bills.estimated(change, lane.name, TaskSpec.model_validate(spec)),
         )
     ]  # fmt: skip
 

@@ -26,7 +26,7 @@ from goalwright_shared.messages import (
     Throttled,
 )
 
-from goalwright_scheduler import checking, expansion, pools, ranking, revision, tasks
+from goalwright_scheduler import bills, checking, expansion, pools, ranking, revision, tasks
 from goalwright_scheduler.change import Change, Flight, GoalEnds, TaskRow
 from goalwright_scheduler.core import money, rate, submission
 from goalwright_scheduler.core.digests import action_digest
@@ -72,7 +72,7 @@ def plain(flight: Flight, arrived: Arrived) -> tasks.Answer | None:
         or outcome.goal_id != flight.goal_id
         or arrived.lane != flight.lane
         or outcome.notes
-        or outcome.call is not None
+        or (outcome.call is not None and flight.estimate is None)
         or (outcome.checks and not all(check.passed for check in outcome.checks))
     ):
         return None
@@ -145,28 +145,8 @@ async def _apply_one(change: Change, arrived: Arrived) -> None:
 
 async def refuse(change: Change, row: TaskRow, outcome: Outcome, code: str, message: str) -> None:
     """An outcome that cannot be: its bill settles, its task fails with the reason."""
-    _settle(change, row, outcome, answered=True)
+    bills.settle(change, row, outcome, answered=True)
     await tasks.fail(change, row, TaskError(code=code, message=message, retryable=False))
-
-
-def _settle(
-    change: Change, row: TaskRow, outcome: Outcome, *, answered: bool, code: str | None = None
-) -> int:
-    """Settle a dispatch's bill with what its outcome says was used. Returns the cost in micro-dollars."""
-    lane = change.lanes.get(row.lane)
-    pools.heard(change, lane, outcome)
-    if lane is None or lane.pool is None:
-        return 0
-    bill = money.settle(row.hold, lane, outcome.usage, answered=answered, code=code)
-    usage = outcome.usage
-    change.settle(
-        row, bill, outcome.kind,
-        model=usage.model if usage else None,
-        tokens_in=usage.tokens_in if usage else 0,
-        tokens_cached=usage.tokens_cached if usage else 0,
-        tokens_out=usage.tokens_out if usage else 0,
-    )  # fmt: skip
-    return bill.charged + bill.overrun
 
 
 def _record(change: Change, row: TaskRow, outcome: Outcome, **more: Any) -> None:
@@ -216,8 +196,9 @@ def _declared(row: TaskRow, outcome: Done) -> dict[str, ArtifactRef]:
 def _answer(change: Change, row: TaskRow, outcome: Done) -> None:
     """Everything about a taken answer but the change of state."""
     outputs = _declared(row, outcome)
-    cost = _settle(change, row, outcome, answered=True)
-    ranking.observe(change, row, cost, outcome.usage)
+    cost = bills.settle(change, row, outcome, answered=True)
+    seconds = outcome.usage.seconds if outcome.usage else 0.0
+    bills.observe(change, row, bills.estimated(change, row.lane, row.spec), cost, seconds)
     checks = [check.model_dump_json() for check in outcome.checks]
     _record(change, row, outcome, summary=outcome.summary, checks=f"[{','.join(checks)}]" if checks else None)
     change.name_values(row, [(name, ref.model_dump_json()) for name, ref in outputs.items()])
@@ -229,11 +210,11 @@ def _answer(change: Change, row: TaskRow, outcome: Done) -> None:
 async def _done(change: Change, row: TaskRow, outcome: Done) -> None:
     error = _objection(row, outcome)
     if error is not None:
-        _settle(change, row, outcome, answered=True)
+        bills.settle(change, row, outcome, answered=True)
         await tasks.fail(change, row, error)
         return
     if checking.needed(row):
-        _settle(change, row, outcome, answered=True)
+        bills.settle(change, row, outcome, answered=True)
         kept = outcome.model_copy(update={"outputs": _declared(row, outcome)})
         await checking.start(change, row, kept)
         return
@@ -269,7 +250,7 @@ async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
     )  # fmt: skip
     if children is None:
         return
-    cost = _settle(change, row, outcome, answered=True)
+    cost = bills.settle(change, row, outcome, answered=True)
     _record(change, row, outcome, summary=f"expanded into {len(specs)} tasks" if specs else "another turn")
     usage = outcome.usage
     change.emit(
@@ -353,7 +334,7 @@ async def _revise(change: Change, row: TaskRow, outcome: Revise) -> None:
         change, target, outcome.generation, outcome.base_revision, outcome.operations,
         summary=outcome.summary, reason=row.spec.instruction,
     )  # fmt: skip
-    _settle(change, row, outcome, answered=True)
+    bills.settle(change, row, outcome, answered=True)
     if (await change.load([row.id]))[row.id].state is not State.DISPATCHED:  # dropped by its own revision
         return
     _record(change, row, outcome, summary=outcome.summary)
@@ -367,7 +348,7 @@ async def _revise(change: Change, row: TaskRow, outcome: Revise) -> None:
 
 async def _failed(change: Change, row: TaskRow, outcome: Failed) -> None:
     error = outcome.error
-    _settle(change, row, outcome, answered=False, code=error.code)
+    bills.settle(change, row, outcome, answered=False, code=error.code)
     if error.code == "redelivered":
         change.record(row, "redelivered", worker=outcome.worker)
         await tasks.resume(change, row, (State.DISPATCHED,), turns=0)

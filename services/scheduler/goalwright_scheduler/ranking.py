@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goalwright_shared.graph import Compiled
-from goalwright_shared.messages import TaskSpec, Usage
+from goalwright_shared.messages import TaskSpec
 from pydantic import JsonValue
 
-from goalwright_scheduler.change import Change, Lesson, TaskRow
+from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import calibration, estimates, roi
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import State
@@ -122,24 +122,6 @@ def worth(outputs: Sequence[str], value: float, free: set[str], values: Mapping[
     if not outputs:
         return value
     return sum(values.get(name, value) for name in outputs if name in free)
-
-
-def observe(change: Change, row: TaskRow, cost: int, usage: Usage | None) -> None:
-    """A task has been done, by an answer that did cost this much: remember it for its lane's calibration."""
-    effort = row.spec.effort
-    change.lessons.append(
-        Lesson(
-            task=row.id,
-            epoch=row.epoch,
-            lane=row.lane,
-            estimated_cost=estimates.raw_cost(
-                change.lanes.get(row.lane), effort.tokens_in, effort.tokens_out, _cap(row.spec)
-            ),
-            cost=cost,
-            estimated_seconds=effort.seconds,
-            seconds=usage.seconds if usage else 0.0,
-        )
-    )
 
 
 def _cap(spec: TaskSpec) -> int | None:

@@ -85,7 +85,7 @@ def plan(arrived: Sequence[Arrived], memory: Memory, now: datetime) -> Relay | N
         if flight is None or flight.id in answers or flight.id in memory.leaders:
             return None
         answer = outcomes.plain(flight, one) if flight.goal in memory.lines else None
-        if answer is None:
+        if answer is None or flight.estimate is not None:  # what is paid goes the long way
             return None
         answers[flight.id] = answer
         answered[flight.lane] += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from goalwright_shared.messages import ArtifactRef, Done, TaskError
 
-from goalwright_scheduler import people, replans
+from goalwright_scheduler import bills, people, replans
 from goalwright_scheduler.change import (
     Bill,
     Change,
@@ -60,27 +60,39 @@ async def take_answers(change: Change, answers: Sequence[Answer]) -> None:
         ids, epochs, seconds, [o.summary for o in outcomes],
         [o.program.model_dump_json() if o.program else None for o in outcomes],
         [f"[{','.join(c.model_dump_json() for c in o.checks)}]" if o.checks else None for o in outcomes],
-        [o.worker for o in outcomes],
+        [o.worker for o in outcomes], [o.call.model_dump_json() if o.call else None for o in outcomes],
     )  # fmt: skip
     ended = {row["id"] for row in rows if row["what"] == "ended"}
     for answer, took in zip(answers, seconds, strict=True):
         flight = answer.flight
         if flight.id in ended:
             change.landed.append(flight.id)
-            kind, task, data = answered(answer, took)
+            kind, task, data = answered(answer, took, _paid(change, answer))
             change.emit(flight.goal, kind, task, **data)
     await _follow(change, rows)  # after the events of the children come those of their parents
 
 
-def answered(answer: Answer, seconds: float) -> tuple[str, int, dict[str, Any]]:
-    """The event of a plain answer: its kind, its task and its data."""
+def _paid(change: Change, answer: Answer) -> int:
+    """Settle what an answer has cost, and learn from it. Returns micro-dollars."""
+    flight, usage = answer.flight, answer.outcome.usage
+    if flight.estimate is None:
+        return 0
+    cost = bills.settle(change, flight, answer.outcome, answered=True)
+    bills.observe(change, flight, flight.estimate, cost, usage.seconds if usage else 0.0)
+    return cost
+
+
+def answered(answer: Answer, seconds: float, cost: int = 0) -> tuple[str, int, dict[str, Any]]:
+    """The event of a plain answer that cost so many micro-dollars: its kind, its task and its data."""
     flight = answer.flight
+    usage = answer.outcome.usage if flight.estimate is not None else None
     return (
         "task.succeeded",
         flight.id,
         {
-            "key": flight.key, "lane": flight.lane, "epoch": flight.epoch, "seconds": seconds, "cost_usd": 0,
-            "tokens_in": 0, "tokens_out": 0, "summary": answer.outcome.summary,
+            "key": flight.key, "lane": flight.lane, "epoch": flight.epoch, "seconds": seconds,
+            "cost_usd": money.usd(cost) if cost else 0, "tokens_in": usage.tokens_in if usage else 0,
+            "tokens_out": usage.tokens_out if usage else 0, "summary": answer.outcome.summary,
             "outputs": sorted(name for name, _ in answer.hashes), "result": result_digest(answer.hashes),
             "parent": text(flight.parent),
         },
@@ -97,7 +109,7 @@ async def complete(change: Change, ended: Sequence[tuple[int, int]], states: Seq
     await change.flush_results()
     rows = await change.fetch(
         "complete", [i for i, _ in ended], [e for _, e in ended], [str(s) for s in states], change.now,
-        *([] for _ in range(13)),
+        *([] for _ in range(14)),
     )  # fmt: skip
     return await _follow(change, rows)
 

@@ -62,9 +62,7 @@ def spend(rate: PoolRate, now: float, tokens: int) -> PoolRate | None:
 
 def learned(rate: PoolRate, requests: int | None, tokens: int | None) -> PoolRate:
     """The pool after a provider has told its limits, or one of them."""
-    return replace(
-        rate, told_requests=requests or rate.told_requests, told_tokens=tokens or rate.told_tokens
-    )
+    return replace(rate, told_requests=requests or rate.told_requests, told_tokens=tokens or rate.told_tokens)
 
 
 def _lower(own: int | None, told: int | None) -> int | None:

@@ -2,7 +2,7 @@
 -- their parents. Guarded by epoch and state: a redelivered or late answer changes no row and so does nothing.
 -- $1 ids, $2 epochs, $3 states they may end from, $4 now;
 -- what they made: $5 tasks, $6 goals, $7 scopes, $8 generations, $9 names, $10 refs;
--- their tries: $11 tasks, $12 epochs, $13 seconds, $14 summaries, $15 programs, $16 checks, $17 workers
+-- their tries: $11 tasks, $12 epochs, $13 seconds, $14 summaries, $15 programs, $16 checks, $17 workers, $18 calls
 WITH answer AS (
     SELECT a.id, a.epoch FROM unnest($1::bigint[], $2::int[]) AS a(id, epoch)
 ), ended AS (
@@ -19,14 +19,14 @@ WITH answer AS (
     WHERE (m.task IN (SELECT id FROM ended)) IS TRUE
     ON CONFLICT (goal, scope, generation, name) DO UPDATE SET task = excluded.task, ref = excluded.ref
 ), recorded AS (
-    INSERT INTO task_result (task, epoch, kind, at, seconds, summary, program, checks, worker)
-    SELECT r.task, r.epoch, 'done', $4, r.seconds, r.summary, r.program::jsonb, r.checks::jsonb, r.worker
-    FROM unnest($11::bigint[], $12::int[], $13::float8[], $14::text[], $15::text[], $16::text[], $17::text[])
-         AS r(task, epoch, seconds, summary, program, checks, worker)
+    INSERT INTO task_result (task, epoch, kind, at, seconds, summary, program, checks, worker, call)
+    SELECT r.task, r.epoch, 'done', $4, r.seconds, r.summary, r.program::jsonb, r.checks::jsonb, r.worker, r.call::jsonb
+    FROM unnest($11::bigint[], $12::int[], $13::float8[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[])
+         AS r(task, epoch, seconds, summary, program, checks, worker, call)
     WHERE (r.task IN (SELECT id FROM ended)) IS TRUE
     ON CONFLICT (task, epoch) DO UPDATE
     SET kind = excluded.kind, summary = excluded.summary, checks = excluded.checks,
-        program = coalesce(excluded.program, task_result.program)
+        program = coalesce(excluded.program, task_result.program), call = coalesce(excluded.call, task_result.call)
 ), freed AS (
     UPDATE task t
     SET unmet = t.unmet - met.n,
