@@ -54,6 +54,46 @@ async def test_hold_becomes_what_the_call_did_cost(system: System) -> None:
     assert (ledger["tokens_in"], ledger["tokens_out"]) == (800, 200)
 
 
+async def test_paid_answers_that_arrive_together_are_billed_one_by_one_and_once(system: System) -> None:
+    """Among them one that comes twice, one of another epoch and one without a word of what it used."""
+    await system.start_scheduler()
+    works: list[Any] = []
+    system.perform("agent.ask", works.append, slots=4, client="service")
+    goal = await system.submit(budget_usd=0.1, plan={"tasks": [ask(key) for key in "abcd"]})
+
+    async def all_out() -> bool:
+        return len(works) == 4
+
+    await wait_for(all_out)
+    a, b, c, d = sorted(works, key=lambda work: str(work["spec"]["key"]))
+    stale = {**d, "epoch": d["epoch"] + 1}
+    call = {"prompt": artifact("prompt", "?"), "reply": artifact("reply", "!")}
+    given = [
+        (a, {**paid(400, 100)(a), "call": call}), (a, paid(900, 900)(a)), (b, paid(10, 10)(b)), (c, echo(c)),
+        (stale, paid(500, 500)(stale)),
+    ]  # fmt: skip
+    names = ("goal_id", "task_id", "epoch")
+    batch = [{**{name: work[name] for name in names}, **answer} for work, answer in given]
+    service = await system.service()
+    await service.jetstream().publish("outcomes.agent.ask", json.dumps(batch).encode())
+    for key in "abc":
+        await system.until(goal, key, "succeeded")
+    ledger = await system.request("query.ledger", {"goal_id": goal})
+    billed = {entry["task_id"]: (entry["usd"], entry["tokens_in"]) for entry in ledger["entries"]}
+    assert billed == {
+        a["task_id"]: (0.0008, 400), b["task_id"]: (0.00005, 10), c["task_id"]: (HOLD, 0), d["task_id"]: (0, 0),
+    }  # fmt: skip
+    told = await system.goal(goal)
+    assert (told["spent_usd"], told["held_usd"]) == (pytest.approx(0.00085 + HOLD), HOLD), "d is under way"
+    assert (await system.task(goal, "d"))["state"] == "dispatched"
+    attempt = (await system.request("query.task", {"goal_id": goal, "task_id": "a"}))["attempts"][0]
+    assert attempt["call"]["reply"]["inline"] == "!"
+    events = {event["task_id"]: event["data"] for event in await system.events(goal) if event["kind"] == "task.succeeded"}
+    assert {task: (data["cost_usd"], data["tokens_in"]) for task, data in events.items()} == {
+        task: found for task, found in billed.items() if task != d["task_id"]
+    }
+
+
 async def test_goal_at_its_budget_pauses_and_asks_and_goes_on_when_it_gets_more(system: System) -> None:
     await system.start_scheduler()
     system.perform("agent.ask", paid(1000, 1000), client="service")

@@ -153,7 +153,7 @@ CASES = [
     Case("descendants", (MANY[:1],), 2, "before a join"),
     Case("settle", (RUNNING, [1] * 200, *each(200, 5, 0, "m", 1, 0, 1, "done"), NOW), 200),
     Case("reserve", (LAYERS, 5)),
-    Case("own_cap", (RUNNING[0],)),
+    Case("own_caps", (RUNNING,), 400),
     Case("load_closed", ()),
     Case(
         "record_results",

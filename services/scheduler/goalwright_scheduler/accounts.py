@@ -5,6 +5,7 @@ A trigger moves an owner's account with the money of the owner's goals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC
 
 from goalwright_shared.messages import Lane
@@ -12,15 +13,14 @@ from goalwright_shared.messages import Lane
 from goalwright_scheduler import goals
 from goalwright_scheduler.change import Change
 from goalwright_scheduler.core import money
-from goalwright_scheduler.sql import SQL
 
 
-async def hold(change: Change, lane: Lane, task: int) -> int:
-    """What dispatching a task sets aside: the price of its lane's caps, or of the smaller one of its own prompt."""
-    most = money.hold(lane)
-    if not most or lane.name != money.ASK:
-        return most
-    return money.hold(lane, await change.db.fetchval(SQL["own_cap"], task))
+async def holds(change: Change, tasks: Sequence[tuple[int, Lane]]) -> list[int]:
+    """What dispatching each task on its lane sets aside: the price of the lane's caps, or of the smaller one of the
+    task's own prompt."""
+    asks = [task for task, lane in tasks if lane.name == money.ASK and money.hold(lane)]
+    caps = {row["id"]: row["cap"] for row in await change.fetch("own_caps", asks)} if asks else {}
+    return [money.hold(lane, caps.get(task)) for task, lane in tasks]
 
 
 async def allow(change: Change, owner: str, budget: int | None, per: str) -> int:

@@ -31,11 +31,11 @@ _CONTRACT_BYTES, _DELIVERABLES = 4_096, 50
 
 async def dispatch(change: Change, memory: Memory) -> None:
     """Take the best ready tasks for the free slots, within rates and budgets, and make their Work."""
-    wanted: list[tuple[Ready, int]] = []
+    wanted: list[Ready] = []
     for pool, lanes in memory.pools().items():
-        for task in _candidates(change, memory, pool, lanes, MOST - len(wanted)):
-            wanted.append((task, await accounts.hold(change, memory.lanes[task.lane], task.id)))
-    chosen = await _affordable(change, memory, wanted)
+        wanted += _candidates(change, memory, pool, lanes, MOST - len(wanted))
+    holds = await accounts.holds(change, [(task.id, memory.lanes[task.lane]) for task in wanted])
+    chosen = await _affordable(change, memory, list(zip(wanted, holds, strict=True)))
     if not chosen:
         return
     rows = await change.fetch(

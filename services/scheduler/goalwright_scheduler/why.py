@@ -136,7 +136,8 @@ async def _over_budget(
     if not most:
         return None
     if lane.name == money.ASK:
-        most = money.hold(lane, await pool.fetchval(SQL["own_cap"], row["id"]))
+        caps = await pool.fetch(SQL["own_caps"], [row["id"]])
+        most = money.hold(lane, caps[0]["cap"] if caps else None)
     left = goal["budget"] - goal["fenced"] - goal["spent"] - goal["held"]
     if most > left:
         kept = f", {money.usd(goal['fenced']):.6f} kept for a summary" if goal["fenced"] else ""
