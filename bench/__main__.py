@@ -14,7 +14,7 @@ from bench import hotpath, results
 from bench.peers import compare
 from bench.peers.rivals import ENGINES
 from bench.runs import Run, measure, warm_up
-from bench.stand import SLOTS, Stand
+from bench.stand import Stand
 from bench.workloads import WORKLOADS, Workload, find
 
 ALL = ("W1", "W2", "W3", "W4", "W5", "W6a", "W6b", "W6c")
@@ -51,16 +51,8 @@ def _add_stand_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--performer", choices=("single", "batch"), help="(those that suit the workload)")
     add("--performers", type=int, default=1, help="processes (1)")
-    add(
-        "--slots",
-        type=int,
-        help="of each performer process (64, for `batch` 128; for calls, what the workload says)",
-    )
-    add(
-        "--look-ahead",
-        type=int,
-        help="tasks handed out beyond the waiting pulls (as many as slots; for calls 0)",
-    )
+    add("--slots", type=int, help="of each performer process (64; for calls, what the workload says)")
+    add("--look-ahead", type=int, help="tasks handed out beyond the waiting pulls (64; for calls 0)")
     add("--home", type=Path, help="where the data goes: a disk, not memory (the folder of temporary files)")
 
 
@@ -77,9 +69,7 @@ def stand_for(
     workload: Workload, variant: str, given: argparse.Namespace, postgres_options: Sequence[str] = ()
 ) -> Stand:
     """The stand of a workload, with the slots and the look-ahead that suit it unless they are given."""
-    slots, look_ahead = SLOTS[variant], SLOTS[variant]
-    if workload.in_flight:
-        slots, look_ahead = -(-workload.in_flight // given.performers), 0
+    slots, look_ahead = (-(-workload.in_flight // given.performers), 0) if workload.in_flight else (64, 64)
     return Stand(
         variant=variant,
         performers=given.performers,

@@ -31,9 +31,6 @@ from goalwright_shared.errors import Unreachable
 from bench import performer
 from bench.workloads import LANE
 
-SLOTS = {"single": 64, "batch": 128}
-"""Of a performer process, by its kind, where tasks take no time; the look-ahead is as many."""
-
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 _READY_SECONDS = 60.0
 Calls = dict[str, list[tuple[int, int, int, int]]]

@@ -21,12 +21,13 @@ from goalwright_cli.client import connected
 
 from bench.peers import environments
 from bench.runs import Finishes, submit, warm_up
-from bench.stand import SLOTS, Stand
+from bench.stand import Stand
 from bench.workloads import Workload, submission
 
 _HERE = Path(__file__).parent
 _START_SECONDS = 90.0
 _GOAL = "bench-peers"
+_SLOTS = 64
 
 
 class Failed(Exception):
@@ -198,11 +199,10 @@ class Goalwright:
     async def start(self, workload: Workload, journal: Path | None = None) -> None:
         """The stand. A killed performer's lease is five seconds, as short as its tasks."""
         self._graph = next(workload.graphs())
+        slots = workload.in_flight or _SLOTS
         waits = self._graph.seconds > 0
-        variant = "single" if waits else self._variant
         self._stand = Stand(
-            variant=variant, slots=workload.in_flight or SLOTS[variant],
-            look_ahead=0 if waits else SLOTS[variant],
+            variant="single" if waits else self._variant, slots=slots, look_ahead=0 if waits else _SLOTS,
             journal=journal, lease_seconds=5 if journal else 60,
         )  # fmt: skip
         await self._stand.start()
