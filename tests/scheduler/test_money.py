@@ -88,8 +88,8 @@ async def test_paid_answers_that_arrive_together_are_billed_one_by_one_and_once(
     assert (await system.task(goal, "d"))["state"] == "dispatched"
     attempt = (await system.request("query.task", {"goal_id": goal, "task_id": "a"}))["attempts"][0]
     assert attempt["call"]["reply"]["inline"] == "!"
-    events = {event["task_id"]: event["data"] for event in await system.events(goal) if event["kind"] == "task.succeeded"}
-    assert {task: (data["cost_usd"], data["tokens_in"]) for task, data in events.items()} == {
+    told = {e["task_id"]: e["data"] for e in await system.events(goal) if e["kind"] == "task.succeeded"}
+    assert {task: (data["cost_usd"], data["tokens_in"]) for task, data in told.items()} == {
         task: found for task, found in billed.items() if task != d["task_id"]
     }
 
