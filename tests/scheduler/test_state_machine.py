@@ -555,13 +555,18 @@ def machine(postgres_server: EmbeddedPostgres) -> Iterator[type[Machine]]:
     structlog.reset_defaults()
 
 
-Story = list[tuple[str, dict[str, Any]]]
+Step = tuple[str, dict[str, Any]]
+Story = list[Step]
 
 
 def a_plan(*drawn: Drawn, budget: float = 1.0) -> tuple[str, dict[str, Any]]:
     """The beginning of a story: a plan, and three free slots everywhere."""
     return "begin_with_a_plan", {"drawn": list(drawn), "budget": budget, "slots": 3}
 
+
+_TICK: Step = ("tick", {"seconds": 0.3})
+_CRASH: Step = ("disturb", {"how": "before"})
+_AWAY: Step = ("disturb", {"how": "away"})
 
 FOUND: dict[str, Story] = {
     "the answer of a root task ends its goal": [
@@ -597,6 +602,16 @@ FOUND: dict[str, Story] = {
     "a plan task whose revision drops itself is told as cancelled and no more": [
         a_plan((2, 0, 0), (0, 1, 0)),
         ("revise", {"which": 0, "of": 0, "drawn": [(0, 0, 0)], "dropped": 0, "stale": False}),
+    ],
+    "a lease that has begun anew is looked at when it is over, not up to a second later": [
+        ("begin_with_a_plan", {"drawn": [(1, 0, 0)] * 3, "budget": 1.0, "slots": 1}),
+        ("do_one", {"passed": False, "usage": 0, "which": 0}),
+        _AWAY,
+        ("do_it_wrong", {"which": 0}),
+        *(_TICK, _CRASH, _TICK, _TICK, _CRASH, _TICK),
+        ("submit_a_text", {"budget": 1.0, "deliver": False}),
+        *(3 * (_CRASH, _TICK, _TICK)),
+        *(_AWAY, _TICK, ("tick", {"seconds": 1}), _AWAY, _TICK, _TICK),
     ],
 }
 """What the machine found once, as short as it made it."""

@@ -44,9 +44,9 @@ async def sweep(change: Change, leases: Leases, due: Sequence[int]) -> None:
     for row in await change.fetch("wake", change.now, waits) if waits else []:
         change.ready.append(Ready(row["id"], row["goal"], row["lane"], row["rank"]))
     later = change.now + _LOOK_AGAIN
-    change.due += [
-        (max(row["due_at"], later), row["id"]) for row in rows
-    ]  # until it waits for no time any more
+    change.due += [  # until it waits for no time any more
+        (row["due_at"] if row["due_at"] > change.now else later, row["id"]) for row in rows
+    ]
     loaded = await change.load(over)
     for task in (
         loaded[number] for number in dict.fromkeys(due) if number in loaded
