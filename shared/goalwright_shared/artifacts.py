@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from nats.errors import Error as NatsError
+from nats.js.api import ObjectMeta
 from nats.js.client import JetStreamContext
 from nats.js.errors import BucketNotFoundError, NotFoundError, ObjectNotFoundError
 from nats.js.object_store import ObjectStore
@@ -29,6 +32,15 @@ MEDIA_TYPES = {
     ArtifactType.FOLDER: "application/x-tar",
 }
 
+
+_STREAM = f"OBJ_{subjects.ARTIFACTS}"
+
+_FRESH = timedelta(hours=12)
+"""An object that is put again when it is older counts as put anew: whoever forgets old ones leaves it alone, although
+nobody names it yet."""
+
+FORGOTTEN_AFTER = timedelta(days=1)
+"""Younger objects are never forgotten: messages may be under way that name them."""
 
 _GET_SECONDS = 30.0
 _GET_BYTES_PER_SECOND = 1_000_000
@@ -78,15 +90,18 @@ class ObjectArtifacts:
     only if absent (putting under an existing name makes a concurrent get hang)."""
 
     def __init__(self, js: JetStreamContext | Callable[[], JetStreamContext]) -> None:
-        self._js = js  # a callable where parts are wired before the connection is there
+        self._made = js  # a callable where parts are wired before the connection is there
         self._store: ObjectStore | None = None
         self._putting: dict[str, asyncio.Lock] = {}
+
+    @property
+    def _js(self) -> JetStreamContext:
+        return self._made() if callable(self._made) else self._made
 
     async def _bucket(self) -> ObjectStore:
         if self._store is None:
             try:
-                js = self._js() if callable(self._js) else self._js
-                self._store = await js.object_store(subjects.ARTIFACTS)
+                self._store = await self._js.object_store(subjects.ARTIFACTS)
             except (BucketNotFoundError, NotFoundError) as error:
                 raise TopologyMissing(
                     "no_bucket",
@@ -142,6 +157,31 @@ class ObjectArtifacts:
             return None
         return info.size or 0
 
+    async def forget(self, named: Collection[str], *, older_than: timedelta) -> int:
+        """Delete the objects that are not `named` and were put (again) longer ago than that. Returns how many."""
+        bucket, forgotten = await self._bucket(), 0
+        try:
+            stored = await bucket.list(ignore_deletes=True)
+        except NotFoundError:  # there is none
+            return 0
+        for digest in {info.name for info in stored} - set(named):
+            age = await self._age(digest)
+            if age is not None and age >= older_than:
+                await bucket.delete(digest)
+                forgotten += 1
+        return forgotten
+
+    async def _age(self, digest: str) -> timedelta | None:
+        """Since an object was put, or put again; None when there is none."""
+        name = base64.urlsafe_b64encode(digest.encode()).decode()
+        try:
+            found = await self._js.get_last_msg(_STREAM, f"$O.{subjects.ARTIFACTS}.M.{name}")
+        except NotFoundError:
+            return None
+        if found.time is None or json.loads(found.data or b"{}").get("deleted"):
+            return None
+        return datetime.now(UTC) - found.time
+
     @staticmethod
     def _ref(name: str, type: ArtifactType, media_type: str | None, size: int, digest: str) -> ArtifactRef:
         return ArtifactRef(
@@ -156,17 +196,18 @@ class ObjectArtifacts:
     async def _put_object(self, digest: str, data: BinaryIO) -> None:
         bucket = await self._bucket()
         async with self._putting.setdefault(digest, asyncio.Lock()):
+            age = await self._age(digest)
             try:
-                await bucket.get_info(digest)
-            except (ObjectNotFoundError, NotFoundError):
-                try:
+                if age is None:
                     await bucket.put(digest, data)  # type: ignore[arg-type]  # any readable stream is taken
-                except NatsError as error:
-                    raise ArtifactUnavailable(
-                        "artifact_not_stored",
-                        f"artifact {digest[:12]} could not be stored: {error}",
-                        hint="is the disk of NATS full? see `df` and the limits of stream OBJ_ARTIFACTS",
-                    ) from error
+                elif age > _FRESH:
+                    await bucket.update_meta(digest, ObjectMeta(name=digest))
+            except NatsError as error:
+                raise ArtifactUnavailable(
+                    "artifact_not_stored",
+                    f"artifact {digest[:12]} could not be stored: {error}",
+                    hint=f"is the disk of NATS full? see `df` and the limits of stream {_STREAM}",
+                ) from error
         self._putting.pop(digest, None)
 
     async def _get_object(self, ref: ArtifactRef, target: BinaryIO) -> None:

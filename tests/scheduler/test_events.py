@@ -8,6 +8,8 @@ import asyncpg
 from goalwright_scheduler import migrations
 from goalwright_scheduler.core.states import FINAL
 from goalwright_shared import topology
+from goalwright_shared.artifacts import ObjectArtifacts
+from goalwright_shared.messages import ArtifactType
 from support.system import System, chain, echo
 
 ENDS = {"task.succeeded": "succeeded", "task.skipped": "skipped", "task.cancelled": "cancelled"}
@@ -100,6 +102,29 @@ async def test_stream_of_events_has_an_age_and_a_size(system: System) -> None:
     assert (config.max_age, config.max_bytes) == (wanted.max_age, wanted.max_bytes)
     assert config.max_age
     assert config.max_bytes
+
+
+async def test_objects_are_named_as_long_as_their_goals_are_kept(system: System) -> None:
+    await system.start_scheduler()
+    artifacts = ObjectArtifacts((await system.service()).jetstream())
+    made: dict[str, str] = {}
+
+    async def answer(work: Any) -> dict[str, Any]:
+        ref = await artifacts.put_bytes("o-x", ArtifactType.TEXT, work["goal_id"].encode() * 3_000)
+        made[work["goal_id"]] = ref.sha256
+        return {"kind": "done", "outputs": {"o-x": ref.model_dump(mode="json")}}
+
+    system.perform("custom.a", answer)
+    for name in ("old", "young"):
+        await system.finished(await system.submit(id=name, plan={"tasks": chain("custom.a", "x")}))
+    assert set(made.values()) <= await migrations.named_objects(system.dsn)
+    db = await asyncpg.connect(system.dsn)
+    await db.execute("UPDATE goal SET finished_at = now() - interval '40 days' WHERE goal_id = 'old'")
+    await db.close()
+    await migrations.prune(system.dsn, older_than_days=30)
+    named = await migrations.named_objects(system.dsn)
+    assert made["young"] in named
+    assert made["old"] not in named
 
 
 async def test_prune_forgets_old_goals_with_everything_of_theirs(system: System) -> None:

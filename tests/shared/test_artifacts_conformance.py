@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import nats
@@ -83,3 +84,44 @@ async def test_what_is_not_there_says_so(artifacts: Artifacts) -> None:
     ref = ArtifactRef(name="ghost", type=ArtifactType.FILE, size=9, sha256=digest, object=digest)
     with pytest.raises(ArtifactUnavailable, match="ghost"):
         await artifacts.get_bytes(ref)
+
+
+async def test_what_nobody_names_is_forgotten_when_it_is_old_enough(nats_url: str) -> None:
+    client = await nats.connect(nats_url)
+    js = client.jetstream()
+    await topology.apply(js, [])
+    artifacts = ObjectArtifacts(js)
+    day, at_once = timedelta(days=1), timedelta(0)
+    await artifacts.forget([], older_than=at_once)  # of other tests
+    assert await artifacts.forget([], older_than=at_once) == 0
+    kept = await artifacts.put_bytes("kept", ArtifactType.TABLE, BIG)
+    gone = await artifacts.put_bytes("gone", ArtifactType.TABLE, BIG * 2)
+    assert await artifacts.forget([], older_than=day) == 0
+    assert await artifacts.forget([kept.sha256], older_than=at_once) == 1
+    assert await artifacts.get_bytes(kept) == BIG
+    with pytest.raises(ArtifactUnavailable):
+        await artifacts.get_bytes(gone)
+    assert (
+        await artifacts.get_bytes(await artifacts.put_bytes("again", ArtifactType.TABLE, BIG * 2)) == BIG * 2
+    )
+    await client.close()
+
+
+async def test_what_is_put_again_counts_as_put_anew(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await nats.connect(nats_url)
+    js = client.jetstream()
+    await topology.apply(js, [])
+    artifacts = ObjectArtifacts(js)
+
+    async def put() -> int:
+        await artifacts.put_bytes("rows", ArtifactType.TABLE, BIG * 3)
+        return (await js.stream_info("OBJ_ARTIFACTS")).state.last_seq
+
+    first = await put()
+    assert await put() == first, "it is fresh: nothing is written"
+    monkeypatch.setattr("goalwright_shared.artifacts._FRESH", timedelta(0))
+    assert await put() == first + 1
+    assert (await artifacts.put_bytes("rows", ArtifactType.TABLE, BIG * 3)).size == len(BIG) * 3
+    ref = await artifacts.put_bytes("rows", ArtifactType.TABLE, BIG * 3)
+    assert await artifacts.get_bytes(ref) == BIG * 3
+    await client.close()

@@ -90,6 +90,35 @@ async def prune(dsn: str, *, older_than_days: float) -> int:
     return len(old)
 
 
+_NAMING = {
+    "artifact": ("ref",),
+    "task_spec": ("spec",),
+    "task_result": ("error", "call", "program", "checks"),
+    "expansion": ("continuation",),
+    "goal_spec": ("contract", "labels"),
+    "note": ("text",),
+    "outbox": ("events",),
+}
+"""Where references to objects are."""
+
+
+async def named_objects(dsn: str) -> set[str]:
+    """Every object that anything names (and other hexadecimal numbers of 64 digits)."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        named: set[str] = set()
+        for table, columns in _NAMING.items():
+            texts = ", ".join(f"{column}::text" for column in columns)
+            rows = await connection.fetch(
+                f"SELECT DISTINCT m[1] AS digest FROM {table}, "  # noqa: S608 - our own names
+                f"regexp_matches(concat_ws(' ', {texts}), '[0-9a-f]{{64}}', 'g') AS m"
+            )
+            named |= {row["digest"] for row in rows}
+        return named
+    finally:
+        await connection.close()
+
+
 async def _forget(connection: asyncpg.Connection[asyncpg.Record], goal: int) -> None:
     """Delete a goal with everything of its: hot tables have no foreign keys that would."""
     async with connection.transaction():
