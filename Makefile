@@ -59,7 +59,7 @@ test-container: setup ## Build the image, run the compose file end to end (needs
 	uv pip install --quiet --python $(BIN)/python -c constraints.txt --group container
 	$(AS_TYPED) pytest -m container $(PYTEST_ARGS)
 
-chaos: setup ## Kill everything again and again, and measure under load (about 20 minutes)
+chaos: setup ## Kill everything again and again, and measure under load (about 10 minutes)
 	$(AS_TYPED) pytest -m chaos --timeout 900 -o log_cli=true $(PYTEST_ARGS)
 
 EXAMPLES ?= 20000

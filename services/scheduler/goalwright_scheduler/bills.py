@@ -32,9 +32,10 @@ def settle(
 
 def estimated(change: Change, lane: str, spec: TaskSpec) -> tuple[int, float]:
     """What a task was estimated to cost, in micro-dollars before its lane's calibration, and its seconds."""
-    effort, cap = spec.effort, spec.prompt.max_output_tokens if spec.prompt else None
-    cost = estimates.raw_cost(change.lanes.get(lane), effort.tokens_in, effort.tokens_out, cap)
-    return cost, effort.seconds
+    effort, cap = spec.effort, estimates.own_cap(spec)
+    return estimates.raw_cost(
+        change.lanes.get(lane), effort.tokens_in, effort.tokens_out, cap
+    ), effort.seconds
 
 
 def observe(

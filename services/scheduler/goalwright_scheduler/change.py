@@ -138,8 +138,8 @@ class Flight(NamedTuple):
     generation: int  # in which its outputs are names: 0 for a task without parent
     outputs: tuple[tuple[str, str], ...]  # declared names and types
     dispatched_at: datetime
-    hold: int = 0
-    estimate: tuple[int, float] | None = None  # of a paid one: its cost and its seconds (`bills.estimated`)
+    hold: int
+    estimate: tuple[int, float] | None  # of a paid one: its cost and its seconds (`bills.estimated`)
 
 
 Dispatched: TypeAlias = TaskRow | Flight

@@ -92,7 +92,9 @@ def _starts(
     nodes = {}
     for spec in specs:
         effort = spec.effort
-        cost, took = estimate(spec.lane, effort.tokens_in, effort.tokens_out, effort.seconds, _cap(spec))
+        cost, took = estimate(
+            spec.lane, effort.tokens_in, effort.tokens_out, effort.seconds, estimates.own_cap(spec)
+        )
         nodes[spec.key] = roi.Node(
             spec.key,
             tuple(need for need in compiled.needs[spec.key] if need in keys),
@@ -122,7 +124,3 @@ def worth(outputs: Sequence[str], value: float, free: set[str], values: Mapping[
     if not outputs:
         return value
     return sum(values.get(name, value) for name in outputs if name in free)
-
-
-def _cap(spec: TaskSpec) -> int | None:
-    return spec.prompt.max_output_tokens if spec.prompt else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from goalwright_shared.messages import Lane
+from goalwright_shared.messages import Lane, TaskSpec
 
 from goalwright_scheduler.core import money
 from goalwright_scheduler.core.calibration import Calibration
@@ -25,6 +25,11 @@ def raw_cost(lane: Lane | None, tokens_in: float, tokens_out: float, output_cap:
     if not tokens_in and not tokens_out:
         return unknown(hold(lane, output_cap))
     return math.ceil(tokens_in * lane.input_usd_per_mtok + tokens_out * lane.output_usd_per_mtok)
+
+
+def own_cap(spec: TaskSpec) -> int | None:
+    """Output tokens that a task's own prompt allows."""
+    return spec.prompt.max_output_tokens if spec.prompt else None
 
 
 def unknown(most: int) -> int:
