@@ -17,7 +17,8 @@ from bench.runs import Run, measure, warm_up
 from bench.stand import Stand
 from bench.workloads import WORKLOADS, Workload, find
 
-ALL = ("W1", "W2", "W3", "W4", "W5", "W6a", "W6b", "W6c")
+ONE_GOAL = ("W1", "W2", "W3", "W4", "W5")
+ALL = (*ONE_GOAL, "W4x10", "W5x10", "W6a", "W6b", "W6c")
 """What `make bench` measures."""
 
 
@@ -35,8 +36,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     profile.add_argument("workloads", nargs="+", help=known)
     profile.set_defaults(work=profile_all)
     peers = commands.add_parser("peers", help="rivals on the same graphs, and what a kill -9 leaves of them")
-    one_goal = [name for name, workload in WORKLOADS.items() if workload.open_goals == 1 and name != "K"]
-    peers.add_argument("workloads", nargs="*", default=one_goal, help="of one goal each: " + known)
+    peers.add_argument("workloads", nargs="*", default=list(ONE_GOAL), help="of one goal each: " + known)
     peers.add_argument("--engines", default=",".join(ENGINES), help=f"of {','.join(ENGINES)}")
     peers.add_argument("--runs", type=int, default=3, help="of each workload")
     peers.add_argument("--no-kill", action="store_true", help="leave the kills out")

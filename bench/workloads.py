@@ -97,8 +97,14 @@ def one(make: Callable[[], Graph]) -> Callable[[], Iterator[Graph]]:
     return lambda: iter((make(),))
 
 
-def _calls(name: str, title: str, make: Callable[[], Graph], in_flight: int = IN_FLIGHT) -> Workload:
-    return Workload(name, title, one(make), in_flight=in_flight, variants=("single",))
+def _calls(
+    name: str, title: str, make: Callable[[], Graph], in_flight: int = IN_FLIGHT, runs: int = 100
+) -> Workload:
+    return Workload(name, title, one(make), in_flight=in_flight, variants=("single",), runs=runs)
+
+
+def _layers_of_calls(seconds: float) -> Graph:
+    return layered(5_830, IN_FLIGHT, seed=5, seconds=seconds, exact=True)
 
 
 def _goals(name: str, title: str, tasks: int, runs: int = 100) -> Workload:
@@ -112,10 +118,9 @@ WORKLOADS = {
         Workload("W2", "1 → 10,000 → 1", one(lambda: fan(10_000))),
         Workload("W3", "layered graph of 10,000", one(lambda: layered(10_000, 100, seed=3))),
         _calls("W4", "5,830 calls, flat", lambda: flat(5_830, seconds=CALL_SECONDS)),
-        _calls(
-            "W5", "5,830 calls in 10 layers",
-            lambda: layered(5_830, IN_FLIGHT, seed=5, seconds=CALL_SECONDS, exact=True),
-        ),
+        _calls("W5", "5,830 calls in 10 layers", lambda: _layers_of_calls(CALL_SECONDS)),
+        _calls("W4x10", "5,830 calls of 10 s, flat", lambda: flat(5_830, seconds=10 * CALL_SECONDS), runs=1),
+        _calls("W5x10", "5,830 calls of 10 s in 10 layers", lambda: _layers_of_calls(10 * CALL_SECONDS), runs=1),
         _goals("W6a", "10,000 in one goal", 10_000),
         _goals("W6b", "100,000 in goals of 10,000", 100_000),
         _goals("W6c", "1,000,000 in goals of 10,000", 1_000_000, runs=1),

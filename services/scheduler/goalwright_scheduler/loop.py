@@ -48,8 +48,8 @@ from goalwright_scheduler.sql import SQL
 log = structlog.get_logger(__name__)
 
 _TICK_SECONDS = 0.25
-_LATER_SECONDS = 0.005
-"""How long events and acks of a relay wait for a moment in which the machine has less to do."""
+_LATER_SECONDS = 0.01
+"""How long events and acks of relays are gathered: short turns share what it costs to send and to store them."""
 
 _CREDIT_FIRST, _CREDIT_LAST = 0.002, 0.05
 """Seconds between looks at free slots while tasks wait: quick after a change, then slower."""
@@ -110,6 +110,7 @@ class Loop:
         self._clock = datetime.now(UTC), time.monotonic()
         self._day: date | None = None  # of Postgres, as it was at the last tick
         self._behind: tuple[relay.Done, Change, list[Msg]] | None = None  # committed, and to be told
+        self._told_at = 0.0  # when events and acks were last sent
         self._acks: list[Msg] = []  # of what is committed
         self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self._credit_pause = _CREDIT_FIRST
@@ -284,7 +285,8 @@ class Loop:
         try:
             await asyncio.sleep(0)  # it is on its way: what the last one did is told while Postgres works
             await self._catch_up()
-            await self._finish_telling()
+            if time.monotonic() >= self._told_at + _LATER_SECONDS:
+                await self._finish_telling()
         finally:
             await asyncio.wait([statement])
         try:
@@ -489,6 +491,7 @@ class Loop:
     async def _finish_telling(self) -> None:
         """Send the events that wait, and acks. Between turns, or while Postgres works: not while a performer does, who
         has the work already."""
+        self._told_at = time.monotonic()
         await self._publisher.push()
         acks, self._acks = self._acks, []
         for message in acks:
