@@ -13,6 +13,7 @@ import uvloop
 from bench import hotpath, results
 from bench.peers import compare
 from bench.peers.rivals import ENGINES
+from bench.rebuild import rebuild
 from bench.runs import Run, measure, warm_up
 from bench.stand import Stand
 from bench.workloads import WORKLOADS, Workload, find
@@ -42,6 +43,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     peers.add_argument("--no-kill", action="store_true", help="leave the kills out")
     peers.add_argument("--store", action="store_true", help="write bench/results")
     peers.set_defaults(work=compare_all)
+    again = commands.add_parser("rebuild", help="say how long a new leader needs for 100,000 open tasks")
+    again.add_argument("--runs", type=int, default=3, help="of the same rebuilding")
+    again.set_defaults(work=rebuild_memory)
     for command in (run, profile):
         _add_stand_options(command)
     return parser.parse_args(words)
@@ -108,6 +112,12 @@ async def profile_all(given: argparse.Namespace) -> None:
     for workload, variant in pairs(given):
         async with stand_for(workload, variant, given, hotpath.POSTGRES_OPTIONS) as stand:
             print(await hotpath.profile(stand, workload), flush=True)
+
+
+async def rebuild_memory(given: argparse.Namespace) -> None:
+    """The command `rebuild`."""
+    async with Stand(variant="single") as stand:
+        print(await rebuild(stand, given.runs))
 
 
 async def compare_all(given: argparse.Namespace) -> None:
