@@ -603,6 +603,12 @@ FOUND: dict[str, Story] = {
         a_plan((2, 0, 0), (0, 1, 0)),
         ("revise", {"which": 0, "of": 0, "drawn": [(0, 0, 0)], "dropped": 0, "stale": False}),
     ],
+    "who waits for a replan that ends with its goal's time is cancelled like all others": [
+        ("begin_with_a_plan", {"drawn": [(0, 0, 0), (0, 0, 3), (0, 2, 0)], "budget": 1.0, "slots": 1}),
+        ("do_it_wrong", {"which": 0}),
+        ("do_it_wrong", {"which": 0}),
+        ("expand", {"which": 0, "drawn": [(0, 0, 1)], "continues": False}),
+    ],
     "a lease that has begun anew is looked at when it is over, not up to a second later": [
         ("begin_with_a_plan", {"drawn": [(1, 0, 0)] * 3, "budget": 1.0, "slots": 1}),
         ("do_one", {"passed": False, "usage": 0, "which": 0}),

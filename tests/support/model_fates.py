@@ -164,7 +164,7 @@ class Fates:
         if parent is None or not parent.open:
             return
         if is_replan(task.spec):
-            self._close(orphans(task.siblings), "skipped")
+            self._after.append(lambda: self._close(orphans(task.siblings), "skipped"))
         if not parent.open or parent.open_children:
             return
         generation = parent.generations[-1]
