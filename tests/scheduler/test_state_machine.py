@@ -618,6 +618,21 @@ FOUND: dict[str, Story] = {
         ("do_it_wrong", {"which": 0}),
         ("expand", {"which": 0, "drawn": [(0, 0, 1)], "continues": False}),
     ],
+    "who becomes ready goes before whoever waits and ranks lower": [
+        ("begin_with_a_plan", {"drawn": [(0, 0, 0)], "budget": 1.0, "slots": 1}),
+        ("do_all_of_a_lane", {"which": 0}),
+        ("submit_a_plan", {"drawn": [(6, 0, 0), (8, 46, 0)], "budget": 1.0, "soon": False}),
+        (
+            "submit_a_plan",
+            {
+                "drawn": [(10, 12, 0), (8, 16, 0), (7, 1, 0), (0, 37, 0), (0, 63, 0)],
+                "budget": 1.0,
+                "soon": False,
+            },
+        ),
+        ("expand_impossibly", {"how": 0, "which": 0}),
+        ("do_one", {"which": 0, "usage": 0, "passed": False}),
+    ],
     "a lease that has begun anew is looked at when it is over, not up to a second later": [
         ("begin_with_a_plan", {"drawn": [(1, 0, 0)] * 3, "budget": 1.0, "slots": 1}),
         ("do_one", {"passed": False, "usage": 0, "which": 0}),

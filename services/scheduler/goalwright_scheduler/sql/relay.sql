@@ -1,7 +1,7 @@
 -- A whole turn in one statement, for the plain case: answers are taken, what they free goes out, and the events of both
 -- are stored. Guarded like `term`, `complete`, `dispatch` and `emit`; no row at all: the term is over. Where an answer
--- is late, or more is to do (a parent is whole, a person is asked, twins are looked for), it is refused and nothing
--- has changed. It holds on to the lead and does not renew it: a tick does. All that changes in tasks is one UPDATE:
+-- is late, or more is to do (a parent is whole, a person is asked, twins are looked for, what becomes ready ranks above
+-- what would go), it is refused and nothing has changed. It holds on to the lead and does not renew it: a tick does. All that changes in tasks is one UPDATE:
 -- where the turn is short, what it costs is to begin, not to write.
 -- $1 term, $2 holder;
 -- answers: $3 ids, $4 epochs, $5 seconds, $6 summaries, $7 programs, $8 checks, $9 workers;
@@ -121,6 +121,11 @@ WITH lead AS (
         WHEN EXISTS (SELECT FROM moved WHERE what = 'whole' AND open_children = 0) THEN 'whole'
         WHEN EXISTS (SELECT FROM moved WHERE what = 'met' AND unmet = 0 AND state = 'parked') THEN 'asked'
         WHEN EXISTS (SELECT FROM moved WHERE what = 'met' AND unmet = 0 AND state = 'ready' AND screened AND epoch = 0) THEN 'screened'
+        WHEN EXISTS (
+            SELECT FROM moved AS better JOIN moved AS sent
+            ON sent.goal = better.goal AND sent.lane = better.lane AND sent.rank < better.rank
+            WHERE better.what = 'met' AND better.unmet = 0 AND better.state = 'ready' AND sent.what = 'goes'
+        ) THEN 'outranked'
     END AS what
 )
 SELECT 'sent' AS what, id, goal, lane, NULL::float8 AS rank, parent, generation, depth, epoch, turn, failures, due_at,
