@@ -6,9 +6,10 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import shutil
 import time
-from collections import defaultdict
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import structlog
 from goalwright_shared.artifacts import Artifacts
@@ -31,7 +32,7 @@ class Inputs:
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
-        self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._fetching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._verified: dict[str, tuple[int, int, int]] = {}
 
     async def start(self) -> None:
@@ -48,7 +49,7 @@ class Inputs:
         if ref.object is None or not 0 < ref.size <= self._max_bytes:
             await artifacts.fetch(ref, target)
             return
-        async with self._fetching[ref.sha256]:
+        async with self._fetching.setdefault(ref.sha256, asyncio.Lock()):
             if await asyncio.to_thread(self._take, ref.sha256, target):
                 return
             await artifacts.fetch(ref, target)
@@ -96,8 +97,10 @@ class Inputs:
                 kept = [(entry.stat(), entry.path) for entry in entries if entry.name != _LOCK]
             kept.sort(key=lambda one: one[0].st_atime_ns)
             size, files = sum(found.st_size for found, _ in kept), len(kept)
+            free = shutil.disk_usage(self._folder).free
+            most = min(self._max_bytes, (free + size) // 2)  # never most of a small disk
             for found, path in kept:
-                if size <= self._max_bytes and files <= _MAX_FILES:
+                if size <= most and files <= _MAX_FILES:
                     return
                 Path(path).unlink(missing_ok=True)
                 self._verified.pop(Path(path).name, None)
