@@ -342,4 +342,4 @@ def test_the_lane_may_not_expand() -> None:
     [lane] = lanes(ExecutorSettings())
     assert lane.name == "exec"
     assert "expand" not in lane.may
-    assert json.loads(lane.to_json())["libraries"] == ["numpy", "pandas", "matplotlib"]
+    assert json.loads(lane.to_json())["libraries"] == ["numpy", "pandas", "matplotlib", "fastparquet"]

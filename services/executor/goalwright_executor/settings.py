@@ -66,11 +66,11 @@ def lanes(settings: ExecutorSettings) -> list[Lane]:
             name=LANE,
             description=(
                 "Runs a given program (python or shell) in a sandbox without network: it reads its inputs as "
-                "in/<name>, writes its outputs as out/<name>, and must exit 0. Python has numpy, pandas and "
-                "matplotlib."
+                "in/<name>, writes its outputs as out/<name>, and must exit 0. Python has numpy, pandas "
+                "(with Parquet) and matplotlib."
             ),
             lease_seconds=30,
             may=["done", "failed", "throttled"],
-            libraries=["numpy", "pandas", "matplotlib"],
+            libraries=["numpy", "pandas", "matplotlib", "fastparquet"],
         )
     ]
