@@ -40,7 +40,7 @@ JSON_DEPTH = 100
 """Nesting beyond this is refused: readers downstream recurse."""
 
 JSON_BYTES = 16 << 20
-"""A JSON value larger than this is refused: it is parsed whole, into twenty times as much memory."""
+"""A JSON value larger than this is refused: it is parsed whole, into up to 25 times as much memory."""
 
 _SECONDS = 300.0
 _BLOCK = 1 << 20

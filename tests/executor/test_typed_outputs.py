@@ -91,12 +91,26 @@ def test_tabs_between_cells_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", [b'"' + b"x\n" * 3_000_000, b"a," * 3_000_000, b'"x\n' + b'","x\n' * 2_000_000]
+    ("row", "says"),
+    [
+        (b'"' + b"x\n" * 3_000_000, "field larger than field limit"),
+        (b"a," * 3_000_000, "a row is longer than 4194304 characters"),
+        (b'"x\n' + b'","x\n' * 2_000_000, "a row is longer than 4194304 characters"),
+    ],
+    ids=["a cell", "a line", "cells over many lines"],
 )
-def test_a_row_without_end_is_refused_before_it_fills_the_memory(row: bytes, tmp_path: Path) -> None:
+def test_a_row_without_end_is_refused_before_it_fills_the_memory(
+    row: bytes, says: str, tmp_path: Path
+) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(b"a\n" + row)
-    assert "not CSV" in found("table", path)
+    assert says in found("table", path)
+
+
+def test_a_table_may_refer_to_itself() -> None:
+    staff = table("staff", id="integer", boss={"references": "staff.id"})
+    assert found("table", b"id,boss\n1,\n2,1\n", staff) == ""
+    assert "row 2, column boss: '9' is not in staff.id" in found("table", b"id,boss\n1,\n2,9\n", staff)
 
 
 def test_a_large_table_is_checked_in_little_memory(tmp_path: Path) -> None:
@@ -217,6 +231,14 @@ def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
     assert "SQLite file" in found("database", whole[:8192])
 
 
+def test_a_damage_where_no_rule_looks_is_found_too(tmp_path: Path) -> None:
+    rows = [f"INSERT INTO t VALUES ('{'x' * 1000}')"] * 100
+    path = database(tmp_path / "x.sqlite", "CREATE TABLE t (a)", *rows)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40_960] + b"\xff" * 4096 + whole[45_056:])
+    assert "a damaged SQLite file" in found("database", path, table("t"))
+
+
 def test_a_database_with_a_write_ahead_log_is_read_without_one(tmp_path: Path) -> None:
     path = database(tmp_path / "x.sqlite", "PRAGMA journal_mode=WAL", "CREATE TABLE t (a)")
     assert found("database", path, table("t", a="text")) == ""
@@ -224,9 +246,10 @@ def test_a_database_with_a_write_ahead_log_is_read_without_one(tmp_path: Path) -
     assert [file.name for file in tmp_path.iterdir()] == ["x.sqlite"]
 
 
-def test_a_database_of_a_stranger_can_neither_write_nor_open_other_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["file", "bytes"])
+def test_a_database_of_a_stranger_can_neither_write_nor_open_other_files(form: str, tmp_path: Path) -> None:
     path = database(tmp_path / "x.sqlite", "CREATE TABLE t (a)")
-    connection = databases.connect(path)
+    connection = databases.connect(path if form == "file" else path.read_bytes())
     for statement in (
         "INSERT INTO t VALUES (1)",
         f"ATTACH '{tmp_path}/y.sqlite' AS y",
