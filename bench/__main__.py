@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from bench import hotpath, results
+from bench import hotpath, results, sandboxes
 from bench.peers import compare
 from bench.peers.rivals import ENGINES
 from bench.rebuild import rebuild
@@ -46,6 +46,12 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     again = commands.add_parser("rebuild", help="say how long a new leader needs for 100,000 open tasks")
     again.add_argument("--runs", type=int, default=3, help="of the same rebuilding")
     again.set_defaults(work=rebuild_memory)
+    tiny = commands.add_parser("sandboxes", help="tiny programs in each sandbox beside the bare interpreter")
+    tiny.add_argument("--programs", type=int, default=200, help="in each round (200)")
+    tiny.add_argument("--at", type=int, nargs="+", default=list(sandboxes.AT), help="programs at a time")
+    tiny.add_argument("--runs", type=int, default=3, help="rounds")
+    tiny.add_argument("--store", action="store_true", help="write bench/results")
+    tiny.set_defaults(work=run_sandboxes)
     for command in (run, profile):
         _add_stand_options(command)
     return parser.parse_args(words)
@@ -130,6 +136,15 @@ async def compare_all(given: argparse.Namespace) -> None:
     print(compare.tables(found))
     if given.store:
         print(f"written: {compare.store(found, about)}")
+
+
+async def run_sandboxes(given: argparse.Namespace) -> None:
+    """The command `sandboxes`."""
+    about = about_this(given.runs)
+    rows, missing = await sandboxes.compare(given.programs, given.at, given.runs)
+    print(sandboxes.table(rows, missing))
+    if given.store:
+        print(f"written: {sandboxes.store(rows, missing, about)}")
 
 
 def about_this(runs: int) -> dict[str, Any]:

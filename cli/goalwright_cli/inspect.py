@@ -12,6 +12,7 @@ import typer
 from goalwright_cli.command import Goal, Json, NatsUrl, TaskName, command, print_json, session
 
 if TYPE_CHECKING:
+    from goalwright_shared.messages import ArtifactRef
     from rich.text import Text
 
     from goalwright_cli.client import Client
@@ -184,24 +185,45 @@ async def _until_finished(client: Client, goal: dict[str, Any]) -> None:
             continue
 
 
+class Verb(StrEnum):
+    """What can be done with artifacts beyond listing them."""
+
+    SQL = "sql"
+
+
 @command
 async def artifacts(
     goal: Goal,
+    verb: Annotated[
+        Verb | None, typer.Argument(metavar="[sql STATEMENT]", help="query tables, data sets and databases")
+    ] = None,
+    statement: Annotated[str | None, typer.Argument(hidden=True)] = None,
     out: Annotated[Path | None, typer.Option("--out", file_okay=False, help="fetch into this folder")] = None,
     everything: Annotated[bool, typer.Option("--all", help="inputs and results of tasks too")] = False,
     as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print the rows of a query as CSV")] = False,
     nats_url: NatsUrl = None,
 ) -> None:
-    """List what a goal delivered, or fetch it into a folder; --all: every artifact of the goal."""
+    """List what a goal delivered, or fetch it into a folder; --all: every artifact of the goal.
+
+    `artifacts GOAL sql "select …"` queries all its tables (CSV, Parquet), data sets and databases by name.
+    """
     from goalwright_cli import report
     from goalwright_cli.client import refs_of
     from goalwright_cli.files import download
 
+    if (verb is None) != (statement is None) or (as_csv and verb is None) or (verb and out):
+        raise typer.BadParameter("a query is: goalwright artifacts GOAL sql 'select …' [--json | --csv]")
     async with session(nats_url) as client:
         found = await client.goal(goal)
         answer = await client.query("artifacts", goal_id=found["goal_id"])
         delivered = refs_of(found.get("deliverables"))
         rows = report.artifact_rows(answer["artifacts"], delivered, everything=everything)
+        if statement is not None:
+            rows = report.artifact_rows(answer["artifacts"], delivered, everything=False)
+            rows += report.artifact_rows(answer["artifacts"], delivered, everything=True)
+            await _query(client, report.file_names(rows), statement, as_json=as_json, as_csv=as_csv)
+            return
         fetched = await download(client.artifacts, report.file_names(rows), out) if out else []
     if as_json:
         print_json(answer if everything else {"artifacts": [row.raw for row in rows]})
@@ -209,6 +231,22 @@ async def artifacts(
     _show(report.artifacts(rows))
     if out and fetched:
         print(out.resolve())
+
+
+async def _query(
+    client: Client, refs: dict[str, ArtifactRef], statement: str, *, as_json: bool, as_csv: bool
+) -> None:
+    from goalwright_cli import report, sql
+
+    def show(answer: sql.Answer) -> None:
+        if as_json:
+            sql.print_json(answer)
+        elif as_csv:
+            sql.print_csv(answer)
+        else:
+            _show(report.rows(answer.columns, *sql.shown(answer)))
+
+    await sql.query(client.artifacts, refs, statement, show)
 
 
 @command

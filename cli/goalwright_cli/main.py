@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "why": ("inspect:why", "Say what a task is waiting for.", _WORK),
     "task": ("inspect:task", "Show a task: prompt, reply, tokens, cost, attempts.", _WORK),
     "logs": ("inspect:logs", "Follow the live output of a goal or a task.", _WORK),
-    "artifacts": ("inspect:artifacts", "List a goal's artifacts, or fetch them into a folder.", _WORK),
+    "artifacts": ("inspect:artifacts", "List, fetch or query what a goal has made.", _WORK),
     "inbox": ("inspect:inbox", "List the questions that wait for a person.", _WORK),
     "answer": ("steer:answer", "Answer a question.", _STEER),
     "feedback": ("steer:feedback", "Rate, accept or correct a goal's result.", _STEER),

@@ -15,7 +15,7 @@ from goalwright_cli import render, tree
 from goalwright_cli.files import size_text
 from goalwright_cli.render import STYLES, labelled
 from goalwright_cli.view import WAITING, GoalView, TaskView
-from goalwright_cli.words import clean, money, role
+from goalwright_cli.words import clean, money, plural, role
 
 _CALL_CHARACTERS = 2_500
 """How much of a message of a prompt, of a reply or of an output is shown; `--json` names the whole artifact."""
@@ -342,6 +342,23 @@ def artifacts(rows: list[ArtifactRow]) -> list[Text]:
     return table(
         (row.name, str(row.ref.type), size_text(row.ref.size), row.ref.media_type, row.origin) for row in rows
     )
+
+
+def rows(columns: list[str], cells: list[list[str]], numeric: list[bool], more: bool) -> list[Text]:
+    """The answer of a query: numbers to the right, cells of at most 60 characters."""
+    lines = [[cell if len(cell) <= 60 else f"{cell[:59]}…" for cell in row] for row in [columns, *cells]]
+    widths = [max(len(row[at]) for row in lines) for at in range(len(columns))]
+    found = []
+    for number, row in enumerate(lines):
+        parts = zip(row, widths, numeric, strict=True)
+        text = "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in parts)
+        found.append(Text(text.rstrip(), style="bold" if number == 0 else ""))
+    note = (
+        f"more than {len(cells):,} rows: add LIMIT, or take all with --csv"
+        if more
+        else plural(len(cells), "row")
+    )
+    return [*found, Text(note, style="dim")]
 
 
 def questions(rows: list[dict[str, Any]]) -> list[Text]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from nats.errors import Error as NatsError
-from nats.js.api import ObjectMeta
+from nats.js.api import ObjectInfo, ObjectMeta
 from nats.js.client import JetStreamContext
 from nats.js.errors import BucketNotFoundError, NotFoundError, ObjectNotFoundError
 from nats.js.object_store import ObjectStore
@@ -42,9 +42,11 @@ nobody names it yet."""
 FORGOTTEN_AFTER = timedelta(days=1)
 """Younger objects are never forgotten: messages may be under way that name them."""
 
-_GET_SECONDS = 30.0
-_GET_BYTES_PER_SECOND = 1_000_000
-"""A get whose chunks never come would wait for ever: it fails after 30 s plus a second per megabyte."""
+_BLOCK = 1 << 20
+"""Bytes held in memory while an object of any size comes or goes."""
+
+_TRIES = 3
+"""Of a get whose chunks vanish under it: the object was put anew meanwhile."""
 
 
 class Artifacts(Protocol):
@@ -61,10 +63,11 @@ class Artifacts(Protocol):
         """Store a file of any size, streamed; raises `ArtifactUnavailable`."""
 
     async def get_bytes(self, ref: ArtifactRef) -> bytes:
-        """The whole content; raises `ArtifactUnavailable`."""
+        """The whole content; raises `ArtifactUnavailable`, also when it is not what `ref` says."""
 
     async def fetch(self, ref: ArtifactRef, path: Path) -> None:
-        """Write the content to `path`, streamed; raises `ArtifactUnavailable`."""
+        """Write the content to `path`, streamed; raises `ArtifactUnavailable`, also when it is not what `ref`
+        says, and leaves nothing at `path` then."""
 
 
 def inline_ref(name: str, type: ArtifactType, data: bytes, media_type: str | None) -> ArtifactRef | None:
@@ -134,7 +137,7 @@ class ObjectArtifacts:
         return self._ref(name, type, media_type, size, digest)
 
     async def get_bytes(self, ref: ArtifactRef) -> bytes:
-        """The whole content, checked against its hash."""
+        """The whole content, checked against size and hash."""
         if ref.inline is not None:
             return ref.inline.encode()
         buffer = io.BytesIO()
@@ -142,12 +145,16 @@ class ObjectArtifacts:
         return buffer.getvalue()
 
     async def fetch(self, ref: ArtifactRef, path: Path) -> None:
-        """Write the content to `path`, streamed, checked against its hash."""
+        """Write the content to `path`, streamed, checked against size and hash."""
         if ref.inline is not None:
             await asyncio.to_thread(path.write_bytes, ref.inline.encode())
             return
-        with path.open("wb") as file:
-            await self._get_object(ref, file)
+        try:
+            with path.open("wb") as file:
+                await self._get_object(ref, file)
+        except BaseException:
+            _discard(path)
+            raise
 
     async def size_of(self, digest: str) -> int | None:
         """Bytes of the object of that name, None when there is none."""
@@ -199,7 +206,14 @@ class ObjectArtifacts:
             age = await self._age(digest)
             try:
                 if age is None:
-                    await bucket.put(digest, data)  # type: ignore[arg-type]  # any readable stream is taken
+                    info = await bucket.put(digest, data)  # type: ignore[arg-type]  # any readable stream is taken
+                    if _hex(info) != digest:
+                        await bucket.delete(digest)
+                        raise ArtifactUnavailable(
+                            "artifact_not_stored",
+                            f"artifact {digest[:12]} changed while it was stored",
+                            hint="store it again when nobody writes to it",
+                        )
                 elif age > _FRESH:
                     await bucket.update_meta(digest, ObjectMeta(name=digest))
             except NatsError as error:
@@ -211,17 +225,79 @@ class ObjectArtifacts:
         self._putting.pop(digest, None)
 
     async def _get_object(self, ref: ArtifactRef, target: BinaryIO) -> None:
-        bucket = await self._bucket()
-        assert ref.object is not None
-        try:
-            async with asyncio.timeout(_GET_SECONDS + ref.size / _GET_BYTES_PER_SECOND):
-                await bucket.get(ref.object, writeinto=target)  # type: ignore[arg-type]  # any writable stream
-        except (NatsError, NotFoundError, TimeoutError) as error:
+        """The content of `ref`, and nothing else: whoever may put objects may put wrong ones under any name."""
+        for last in (*[False] * (_TRIES - 1), True):
+            try:
+                digest, size = await self._copy(ref, target)
+                break
+            except (NatsError, NotFoundError, TimeoutError) as error:
+                if isinstance(error, _Gone) and not last:
+                    continue
+                raise ArtifactUnavailable(
+                    "artifact_missing",
+                    f"artifact {ref.name} ({str(ref.object)[:12]}) could not be read: {error or type(error).__name__}",
+                    hint="was it put into bucket ARTIFACTS under its hex SHA-256, and is it within retention?",
+                ) from error
+        if digest != ref.sha256 or size != ref.size:
             raise ArtifactUnavailable(
-                "artifact_missing",
-                f"artifact {ref.name} ({ref.object[:12]}) could not be read: {error or type(error).__name__}",
-                hint="was it put into bucket ARTIFACTS under its hex SHA-256, and is it within retention?",
-            ) from error
+                "artifact_differs",
+                f"artifact {ref.name} should have {ref.size} bytes and hash {ref.sha256[:12]}, but what is stored "
+                f"under {str(ref.object)[:12]} has {size} (or more) and {digest[:12]}",
+                hint="name an object by the hex SHA-256 of its content, and give its size in bytes",
+            )
+
+    async def _copy(self, ref: ArtifactRef, target: BinaryIO) -> tuple[str, int]:
+        """Write an object to `target`; its hash and size. Stops soon after `ref.size` bytes.
+
+        One request a chunk: five times as quick as the ordered consumer of the client library, and a chunk
+        that is not there is an answer, not silence.
+        """
+        assert ref.object is not None
+        info = await (await self._bucket()).get_info(ref.object)
+        subject, sequence, digest, size = f"$O.{subjects.ARTIFACTS}.C.{info.nuid}", 1, hashlib.sha256(), 0
+        block = bytearray()
+
+        def write() -> None:
+            digest.update(block)
+            target.write(block)
+            block.clear()
+
+        target.seek(0)
+        target.truncate()
+        for number in range(info.chunks or 0):
+            try:
+                chunk = await self._js.get_msg(_STREAM, seq=sequence, subject=subject, next=True, direct=True)
+            except NotFoundError as error:
+                raise _Gone(f"chunk {number + 1} of {info.chunks} is not there") from error
+            sequence = (chunk.seq or 0) + 1
+            block += chunk.data or b""
+            size += len(chunk.data or b"")
+            if size > ref.size:
+                break
+            if len(block) >= _BLOCK:
+                await asyncio.to_thread(write)
+        await asyncio.to_thread(write)
+        return digest.hexdigest(), size
+
+
+class _Gone(NotFoundError):
+    """A chunk of an object that is there is not: it was put anew, or deleted, while it was read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def _hex(info: ObjectInfo) -> str:
+    """The SHA-256 of what was put, in hex."""
+    return base64.urlsafe_b64decode((info.digest or "").removeprefix("SHA-256=")).hex()
+
+
+def _discard(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _sha256_of_file(path: Path) -> str:

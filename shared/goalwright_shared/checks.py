@@ -1,25 +1,31 @@
-"""The checks a performer runs on its own outputs (schema, rows, regex), pure: bytes in, findings out.
+"""The checks a performer runs on its own outputs (schema, rows, regex): bytes or a file in, findings out.
 
-Whatever passes here can be stored in Postgres as jsonb, read by the next program and shown to a model.
-Program checks and rubrics are tasks of their own and are not run here.
+Whatever passes here can be stored in Postgres as jsonb, read by the next program and shown to a model. A file of
+any size is read piece by piece; a JSON value, which is whole or nothing, is bounded instead. Program checks and
+rubrics are tasks of their own and are not run here.
 """
 
 from __future__ import annotations
 
-import csv
+import codecs
 import io
 import json
 import math
-import re
-import sqlite3
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import tarfile
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import jsonschema
 import regex
 from pydantic import JsonValue
 
+from goalwright_shared import databases, tables
 from goalwright_shared.messages import (
     ArtifactType,
     Check,
@@ -28,44 +34,48 @@ from goalwright_shared.messages import (
     RegexCheck,
     RowsCheck,
 )
+from goalwright_shared.tables import Unfit
 
 JSON_DEPTH = 100
 """Nesting beyond this is refused: readers downstream recurse."""
 
-_CELL_CHARACTERS = 1_000_000
+JSON_BYTES = 16 << 20
+"""A JSON value larger than this is refused: it is parsed whole, into up to 25 times as much memory."""
+
+_SECONDS = 300.0
+_BLOCK = 1 << 20
 _REGEX_BYTES = 1 << 20
 _REGEX_SECONDS = 1.0
 _MAX_FINDINGS = 5
-_PARQUET = b"PAR1"
-_SQLITE = b"SQLite format 3\0"
 _TAR_BLOCK = 512
 
+_one_at_a_time = threading.Lock()  # of all that is parsed whole: its memory is needed once, not once a slot
 
-class _Unfit(ValueError):
-    """The data is not what its type says; the text is the evidence."""
+Data = bytes | Path
+"""A value in memory, or a file of any size."""
 
 
-def check_output(spec: OutputSpec, data: bytes) -> list[CheckResult]:
+def check_output(spec: OutputSpec, data: Data) -> list[CheckResult]:
     """Findings on one output: that it is what its type says and, when declared, that it matches its schema.
 
-    The first result is named `type`, the second (if any) `schema`; all `passed` means acceptable.
+    The first result is named `type`, the second (if any) `schema`; all `passed` means acceptable. The evidence
+    says where: a JSON path, a row and column, a table.
     """
     try:
-        found = _read(spec.type, data)
-    except _Unfit as unfit:
+        with closing(_look(spec, data)) as found:
+            errors = list(islice(found, _MAX_FINDINGS))
+    except Unfit as unfit:
         return [CheckResult(check="type", passed=False, evidence=f"{spec.name}: {unfit}")]
-    results = [
-        CheckResult(check="type", passed=True, evidence=f"{spec.name}: {spec.type}, {len(data)} bytes")
-    ]
+    about = f"{spec.name}: {spec.type}, {_size(data)} bytes"
+    results = [CheckResult(check="type", passed=True, evidence=about)]
     if spec.schema_ is not None:
-        errors = _against_schema(spec, found)
-        evidence = "; ".join(errors) if errors else "matches"
-        results.append(CheckResult(check="schema", passed=not errors, evidence=f"{spec.name}: {evidence}"))
+        evidence = f"{spec.name}: {'; '.join(errors) if errors else 'matches'}"
+        results.append(CheckResult(check="schema", passed=not errors, evidence=evidence))
     return results
 
 
 def check_acceptance(
-    checks: Sequence[Check], specs: Sequence[OutputSpec], outputs: Mapping[str, bytes]
+    checks: Sequence[Check], specs: Sequence[OutputSpec], outputs: Mapping[str, Data]
 ) -> list[CheckResult]:
     """Results of the rows and regex checks, in order; other kinds are left to others.
 
@@ -92,66 +102,131 @@ def read_json(data: bytes) -> JsonValue:
     Refused beside malformed text: NaN and infinities, NUL, lone surrogates, numbers of thousands of digits
     and nesting deeper than `JSON_DEPTH`.
     """
+    if len(data) > JSON_BYTES:
+        raise Unfit(
+            f"{len(data)} bytes of JSON, at most {JSON_BYTES}: leave a table, a database or a file instead"
+        )
     try:
         value: JsonValue = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise _Unfit(f"not UTF-8: byte {error.start} is invalid") from error
+        raise Unfit(f"not UTF-8: byte {error.start} is invalid") from error
     except RecursionError as error:
-        raise _Unfit(f"nested deeper than {JSON_DEPTH}") from error
-    except _Unfit:
+        raise Unfit(f"nested deeper than {JSON_DEPTH}") from error
+    except Unfit:
         raise
     except ValueError as error:
-        raise _Unfit(f"not JSON: {error}") from error
+        raise Unfit(f"not JSON: {error}") from error
     _walk(value)
     return value
-
-
-def count_rows(data: bytes) -> int:
-    """Rows of a CSV table, header not counted; raises ValueError when it is no table."""
-    return len(_csv(data)) - 1
 
 
 # --- types ---------------------------------------------------------------------------------------------
 
 
-def _read(type: ArtifactType, data: bytes) -> Any:
-    """What the schema is checked against: a JSON value, rows of a table, a database; raises `_Unfit`."""
-    match type:
+def _look(spec: OutputSpec, data: Data) -> Generator[str, None, None]:
+    """What differs from the declared schema; raises `Unfit` when the data is not what its type says."""
+    over = time.monotonic() + _SECONDS
+    match spec.type:
         case ArtifactType.TEXT:
-            return _text(data)
+            _read_text(data)
         case ArtifactType.JSON:
-            return read_json(data)
+            with _one_at_a_time:
+                value = read_json(_whole(data))
+                yield from _json_errors(spec.schema_, value) if spec.schema_ is not None else ()
         case ArtifactType.TABLE:
-            return None if _is_parquet(data) else _csv(data)
+            with _opened(data) as file:
+                yield from tables.errors(tables.declared(spec)[:1], file, _timer(over))
         case ArtifactType.DATABASE:
-            return _tables_of(data)
+            yield from databases.errors(tables.declared(spec), data, lambda: time.monotonic() > over)
         case ArtifactType.FOLDER | ArtifactType.DATASET:
-            if len(data) % _TAR_BLOCK or (data and data[257:262] != b"ustar" and any(data[:_TAR_BLOCK])):
-                raise _Unfit("not a tar")
-            return None
+            with _opened(data) as file:
+                head = file.read(_TAR_BLOCK)
+                if _size(data) % _TAR_BLOCK or (head and head[257:262] != b"ustar" and any(head)):
+                    raise Unfit("not a tar")
+                if spec.type is ArtifactType.DATASET and spec.schema_ is not None:
+                    file.seek(0)
+                    yield from _dataset_errors(spec, file, over)
         case _:
-            return None
+            return
 
 
-def _text(data: bytes) -> str:
+def _opened(data: Data) -> BinaryIO:
+    return data.open("rb") if isinstance(data, Path) else io.BytesIO(data)
+
+
+def _size(data: Data) -> int:
+    return data.stat().st_size if isinstance(data, Path) else len(data)
+
+
+def _whole(data: Data) -> bytes:
+    """A value that is parsed whole: of a file, no more than tells that it is too large."""
+    if isinstance(data, bytes):
+        return data
+    if (size := _size(data)) > JSON_BYTES:
+        raise Unfit(
+            f"{size} bytes of JSON, at most {JSON_BYTES}: leave a table, a database or a file instead"
+        )
+    return data.read_bytes()
+
+
+def _timer(over: float) -> tables.Tick:
+    def tick() -> None:
+        if time.monotonic() > over:
+            raise Unfit(f"it takes longer than {_SECONDS:.0f} s to check: split it")
+
+    return tick
+
+
+def _read_text(data: Data) -> None:
+    decoder, at = codecs.getincrementaldecoder("utf-8")(), 0
+    with _opened(data) as file:
+        try:
+            while block := file.read(_BLOCK):
+                decoder.decode(block)
+                at += len(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise Unfit(f"not UTF-8 text: {error.reason} in the {_BLOCK >> 20} MB from byte {at}") from error
+
+
+def _dataset_errors(spec: OutputSpec, file: BinaryIO, over: float) -> Iterator[str]:
+    """The files of a data set against the declared tables: table `t` is `t.csv`, `t.tsv` or `t.parquet`."""
+    wanted = tables.declared(spec)
     try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _Unfit(f"not UTF-8 text: byte {error.start} is invalid") from error
+        with tarfile.open(fileobj=file) as archive, closing(tables.Checker(wanted, _timer(over))) as checker:
+            there = {PurePosixPath(member.name).stem: member for member in archive if _is_table(member)}
+            for table in wanted:
+                if table.name not in there:
+                    yield f"no table {table.name}; there are {', '.join(sorted(there)[:20]) or 'none'}"
+                    continue
+                content = archive.extractfile(there[table.name])
+                assert content is not None
+                try:
+                    for error in checker.table(table, content):  # type: ignore[arg-type]  # it reads and seeks
+                        yield f"table {table.name}: {error}"
+                except Unfit as unfit:
+                    raise Unfit(f"table {table.name}: {unfit}") from unfit
+            yield from checker.references()
+    except (tarfile.TarError, EOFError) as error:
+        raise Unfit(f"not a readable tar: {error}") from error
+
+
+def _is_table(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and PurePosixPath(member.name).suffix.lower() in (".csv", ".tsv", ".parquet")
 
 
 def _no_constant(name: str) -> Any:
-    raise _Unfit(f"not JSON: {name} is no JSON number")
+    raise Unfit(f"not JSON: {name} is no JSON number")
 
 
 def _walk(value: JsonValue) -> None:
-    """Visit every node without recursion; raises `_Unfit` at the first that no reader could take."""
+    """Visit every node without recursion; raises `Unfit` at the first that no reader could take."""
     level: list[JsonValue] = [value]
     depth = 0
     while level:
         depth += 1
         if depth > JSON_DEPTH:
-            raise _Unfit(f"nested deeper than {JSON_DEPTH}")
+            raise Unfit(f"nested deeper than {JSON_DEPTH}")
         deeper: list[JsonValue] = []
         for node in level:
             if isinstance(node, dict):
@@ -163,78 +238,18 @@ def _walk(value: JsonValue) -> None:
             elif isinstance(node, str):
                 _plain(node)
             elif isinstance(node, float) and not math.isfinite(node):
-                raise _Unfit("a number is out of range")
+                raise Unfit("a number is out of range")
         level = deeper
 
 
 def _plain(text: str) -> None:
     if "\0" in text:
-        raise _Unfit("a string holds NUL")
+        raise Unfit("a string holds NUL")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise _Unfit("a string holds a lone surrogate")
+        raise Unfit("a string holds a lone surrogate")
 
 
-def _is_parquet(data: bytes) -> bool:
-    return data[:4] == _PARQUET and data[-4:] == _PARQUET
-
-
-def _csv(data: bytes) -> list[list[str]]:
-    """Header and rows, all of one width (blank lines dropped); raises `_Unfit`."""
-    text = _text(data).removeprefix("\ufeff")
-    if "\0" in text:
-        raise _Unfit("not CSV: it holds NUL")
-    csv.field_size_limit(_CELL_CHARACTERS)
-    rows: list[list[str]] = []
-    try:
-        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
-            if not row:
-                continue
-            if rows and len(row) != len(rows[0]):
-                at = len(rows) + 1
-                raise _Unfit(f"not CSV: row {at} has {len(row)} cells, the header has {len(rows[0])}")
-            rows.append(row)
-    except csv.Error as error:
-        raise _Unfit(f"not CSV: {error}") from error
-    if not rows:
-        raise _Unfit("an empty table: not even a header")
-    return rows
-
-
-def _tables_of(data: bytes) -> dict[str, list[str]]:
-    """Columns of each table of a SQLite file; raises `_Unfit`."""
-    if not data.startswith(_SQLITE):
-        raise _Unfit("not a SQLite file")
-    database = sqlite3.connect(":memory:")
-    try:
-        database.deserialize(data)
-        database.execute("PRAGMA trusted_schema=OFF")
-        names = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {
-            name: [row[0] for row in database.execute("SELECT name FROM pragma_table_info(?)", (name,))]
-            for name in names
-        }
-    except sqlite3.Error as error:
-        raise _Unfit(f"not a readable SQLite file: {error}") from error
-    finally:
-        database.close()
-
-
-# --- schemas -------------------------------------------------------------------------------------------
-
-
-def _against_schema(spec: OutputSpec, found: Any) -> list[str]:
-    """What differs from the declared schema, the first few findings; empty when it matches."""
-    assert spec.schema_ is not None
-    match spec.type:
-        case ArtifactType.JSON:
-            errors = _json_errors(spec.schema_, found)
-        case ArtifactType.TABLE if found is not None:
-            errors = _table_errors(_tables(spec), found)
-        case ArtifactType.DATABASE:
-            errors = _database_errors(_tables(spec), found)
-        case _:  # Parquet and folders: only a program check can look inside
-            errors = iter(())
-    return [error for error, _ in zip(errors, range(_MAX_FINDINGS), strict=False)]
+# --- JSON Schema ---------------------------------------------------------------------------------------
 
 
 def _json_errors(schema: Mapping[str, JsonValue], value: JsonValue) -> Iterator[str]:
@@ -261,79 +276,6 @@ _Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  # i
 )
 
 
-def _tables(spec: OutputSpec) -> list[dict[str, Any]]:
-    """The `tables` of the schema form of tables, leaving out what is malformed."""
-    tables = (spec.schema_ or {}).get("tables")
-    return [table for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
-
-
-def _columns(table: Mapping[str, Any]) -> list[dict[str, Any]]:
-    columns = table.get("columns")
-    found = columns if isinstance(columns, list) else []
-    return [column for column in found if isinstance(column, dict) and isinstance(column.get("name"), str)]
-
-
-def _table_errors(tables: Sequence[Mapping[str, Any]], rows: list[list[str]]) -> Iterator[str]:
-    header = rows[0]
-    for column in _columns(tables[0]) if tables else []:
-        if column["name"] not in header:
-            yield f"no column {column['name']}; there are {', '.join(header[:20])}"
-        else:
-            at = header.index(column["name"])
-            yield from _column_errors(column, [row[at] for row in rows[1:]])
-
-
-def _column_errors(column: Mapping[str, Any], cells: Sequence[str]) -> Iterator[str]:
-    name, kind = column["name"], str(column.get("type", "")).lower()
-    if column.get("nullable") is False and "" in cells:
-        yield f"column {name}: row {cells.index('') + 1} is empty"
-    if column.get("unique") and len(set(cells)) != len(cells):
-        yield f"column {name}: not unique"
-    fits = _FITS.get(kind)
-    wrong = next((cell for cell in cells if cell and fits is not None and not fits(cell)), None)
-    if wrong is not None:
-        yield f"column {name}: {wrong[:50]!r} is no {kind}"
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False
-
-
-def _is_integer(cell: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+(\.0+)?", cell.strip()) is not None
-
-
-def _is_boolean(cell: str) -> bool:
-    return cell.strip().lower() in {"true", "false", "0", "1", "yes", "no"}
-
-
-_FITS = {
-    "integer": _is_integer,
-    "int": _is_integer,
-    "number": _is_number,
-    "float": _is_number,
-    "real": _is_number,
-    "boolean": _is_boolean,
-    "bool": _is_boolean,
-}
-
-
-def _database_errors(
-    tables: Sequence[Mapping[str, Any]], found: Mapping[str, Sequence[str]]
-) -> Iterator[str]:
-    for table in tables:
-        name = str(table.get("name", ""))
-        if name not in found:
-            yield f"no table {name}; there are {', '.join(sorted(found)[:20])}"
-            continue
-        missing = [column["name"] for column in _columns(table) if column["name"] not in found[name]]
-        if missing:
-            yield f"table {name}: no column {', '.join(missing)}"
-
-
 # --- acceptance ----------------------------------------------------------------------------------------
 
 
@@ -346,7 +288,7 @@ def _subjects(
     return preferred or [spec for spec in specs if spec.type in types]
 
 
-def _rows_result(check: RowsCheck, spec: OutputSpec, data: bytes | None) -> CheckResult:
+def _rows_result(check: RowsCheck, spec: OutputSpec, data: Data | None) -> CheckResult:
     try:
         rows = _row_count(spec, data)
     except ValueError as error:
@@ -358,27 +300,29 @@ def _rows_result(check: RowsCheck, spec: OutputSpec, data: bytes | None) -> Chec
     )
 
 
-def _row_count(spec: OutputSpec, data: bytes | None) -> int:
+def _row_count(spec: OutputSpec, data: Data | None) -> int:
     if data is None:
-        raise _Unfit("not produced")
+        raise Unfit("not produced")
     if spec.type is ArtifactType.JSON:
-        value = read_json(data)
-        if not isinstance(value, list):
-            raise _Unfit("a JSON value that is no list has no rows")
-        return len(value)
-    if _is_parquet(data):
-        raise _Unfit("the rows of a Parquet file cannot be counted here: write CSV, or use a program check")
-    return count_rows(data)
+        with _one_at_a_time:
+            value = read_json(_whole(data))
+            if not isinstance(value, list):
+                raise Unfit("a JSON value that is no list has no rows")
+            return len(value)
+    with _opened(data) as file:
+        return tables.count(file)
 
 
-def _regex_result(check: RegexCheck, name: str, data: bytes | None) -> CheckResult:
+def _regex_result(check: RegexCheck, name: str, data: Data | None) -> CheckResult:
     if data is None:
         return CheckResult(check="regex", passed=False, evidence=f"{name}: not produced")
-    text = data[:_REGEX_BYTES].decode("utf-8", errors="replace")
+    with _opened(data) as file:
+        text = file.read(_REGEX_BYTES).decode("utf-8", errors="replace")
     try:
         match = regex.search(check.pattern, text, timeout=_REGEX_SECONDS, concurrent=True)
     except (regex.error, RecursionError, OverflowError, TimeoutError) as error:
         evidence = f"{name}: the pattern {check.pattern!r} cannot be used: {error or 'it takes too long'}"
         return CheckResult(check="regex", passed=False, evidence=evidence)
-    seen = f"matches {match.group(0)[:80]!r}" if match else "no match of"
+    cut = f" in its first {_REGEX_BYTES} bytes" if _size(data) > _REGEX_BYTES else ""
+    seen = f"matches {match.group(0)[:80]!r}" if match else f"no match{cut} of"
     return CheckResult(check="regex", passed=match is not None, evidence=f"{name}: {seen} ({check.pattern})")

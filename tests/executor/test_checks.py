@@ -82,7 +82,7 @@ def test_a_schema_that_is_none_is_told_not_raised() -> None:
     ("data", "evidence"),
     [
         (b"", "not even a header"),
-        (b"a,b\n1\n", "row 2 has 1 cells"),
+        (b"a,b\n1\n", "row 1 has 1 cells"),
         (b'a,b\n"1,2\n', "not CSV"),
         (b"a\n\0\n", "NUL"),
         (b"\xff", "not UTF-8"),
@@ -109,9 +109,9 @@ TABLE = {
     ("data", "evidence"),
     [
         (b"id\n1\n", "no column price"),
-        (b"id,price\n1,2\n1,3\n", "not unique"),
-        (b"id,price\n,2\n", "row 1 is empty"),
-        (b"id,price\nx,2\n", "'x' is no integer"),
+        (b"id,price\n1,2\n1,3\n", "row 2, column id: not unique: '1' is in row 1 too"),
+        (b"id,price\n,2\n", "row 1, column id: it is empty"),
+        (b"id,price\nx,2\n", "row 1, column id: 'x' is no integer"),
         (b"id,price\n1,cheap\n", "'cheap' is no number"),
     ],
 )

@@ -331,7 +331,7 @@ async def test_nothing_is_left_on_the_disk(house: House) -> None:
 
 
 async def test_without_isolation_programs_are_refused_and_the_fix_is_told(house: House) -> None:
-    choice: Any = house.parts[4]
+    choice: Any = house.parts[5]
     choice.sandbox, choice.problem = None, "no sandbox isolates here: install bubblewrap"
     failed = await house.failure("print('never')")
     assert (failed.error.code, failed.error.retryable) == ("no_sandbox", False)
@@ -342,4 +342,4 @@ def test_the_lane_may_not_expand() -> None:
     [lane] = lanes(ExecutorSettings())
     assert lane.name == "exec"
     assert "expand" not in lane.may
-    assert json.loads(lane.to_json())["libraries"] == ["numpy", "pandas", "matplotlib"]
+    assert json.loads(lane.to_json())["libraries"] == ["numpy", "pandas", "matplotlib", "fastparquet"]

@@ -86,6 +86,22 @@ async def test_what_is_not_there_says_so(artifacts: Artifacts) -> None:
         await artifacts.get_bytes(ref)
 
 
+async def test_a_file_that_changes_while_it_is_stored_is_refused(
+    nats_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await nats.connect(nats_url)
+    js = client.jetstream()
+    await topology.apply(js, [])
+    artifacts = ObjectArtifacts(js)
+    (tmp_path / "x").write_bytes(BIG)
+    before = hashlib.sha256(b"what it was when it was hashed").hexdigest()
+    monkeypatch.setattr("goalwright_shared.artifacts._sha256_of_file", lambda path: before)
+    with pytest.raises(ArtifactUnavailable, match="changed while it was stored"):
+        await artifacts.put_file("x", ArtifactType.FILE, tmp_path / "x")
+    assert await artifacts.size_of(before) is None
+    await client.close()
+
+
 async def test_what_nobody_names_is_forgotten_when_it_is_old_enough(nats_url: str) -> None:
     client = await nats.connect(nats_url)
     js = client.jetstream()

@@ -14,6 +14,7 @@ from goalwright_shared.telemetry import configure_logging
 from goalwright_shared.worker import Worker
 
 from goalwright_executor.handlers import Executor
+from goalwright_executor.inputs import Inputs
 from goalwright_executor.libraries import Libraries
 from goalwright_executor.sandbox.bubblewrap import Bubblewrap
 from goalwright_executor.sandbox.choose import Choice
@@ -36,7 +37,8 @@ def sandboxes(settings: ExecutorSettings, libraries: Libraries) -> list[Sandbox]
 def build(settings: ExecutorSettings, stopper: Stopper) -> Sequence[Part]:
     """The parts, in the order they start. Raises `LibrariesFailed`: no such requirements file."""
     connection = Connection(build_broker("executor", settings, stopper), settings)
-    scratch, libraries = Scratch(), Libraries(settings)
+    disk, libraries = settings.home.absolute() / "executor", Libraries(settings)
+    scratch, inputs = Scratch(disk), Inputs(disk / "inputs", settings.executor_cache_mb << 20)
     choice = Choice(sandboxes(settings, libraries))
 
     async def ready() -> str | None:
@@ -48,12 +50,12 @@ def build(settings: ExecutorSettings, stopper: Stopper) -> Sequence[Part]:
         query=queries(lambda: connection.nats),
         lanes=[LANE],
         slots=settings.executor_slots,
-        perform=Executor(settings, scratch, SystemClock(), choice).perform,
+        perform=Executor(settings, scratch, inputs, SystemClock(), choice).perform,
         name=process_name(settings),
         drain_seconds=settings.drain_seconds,
     )
     health = Health("executor", settings.health_host, settings.health_port, ready)
-    parts: list[Part] = [connection, health, scratch, choice, worker]
+    parts: list[Part] = [connection, health, scratch, inputs, choice, worker]
     if settings.sandbox != "docker":  # its image brings the libraries
         parts.insert(3, libraries)
     return parts

@@ -23,6 +23,7 @@ from goalwright_shared.worker import Attempt
 
 from goalwright_executor import core
 from goalwright_executor.core import Fault, Limits, Run
+from goalwright_executor.inputs import Inputs
 from goalwright_executor.layout import lay_out
 from goalwright_executor.outputs import Produced, check, collect_outputs
 from goalwright_executor.sandbox.choose import Choice
@@ -40,8 +41,11 @@ class Executor:
     """Keeps nothing between two programs. Where no sandbox isolates, every program is refused and told how to
     get one: a program is never run without."""
 
-    def __init__(self, settings: ExecutorSettings, scratch: Scratch, clock: Clock, choice: Choice) -> None:
-        self._settings, self._scratch, self._clock, self._choice = settings, scratch, clock, choice
+    def __init__(
+        self, settings: ExecutorSettings, scratch: Scratch, inputs: Inputs, clock: Clock, choice: Choice
+    ) -> None:
+        self._settings, self._scratch, self._inputs = settings, scratch, inputs
+        self._clock, self._choice = clock, choice
 
     async def perform(self, work: Work, attempt: Attempt) -> Outcome:
         """`done` with the declared outputs, or `failed` with logs, exit code, signal or the limit hit."""
@@ -52,7 +56,7 @@ class Executor:
                 raise Fault.of("no_sandbox", self._choice.problem or "the executor is stopping")
             async with self._scratch.folder() as home:
                 limits = self._limits(work)
-                job = await lay_out(work, attempt.artifacts, home)
+                job = await lay_out(work, attempt.artifacts, self._inputs, home)
                 run = await _run_live(sandbox, job, limits, attempt)
                 record = core.record(run, redact(core.tail(run.stdout)), redact(core.tail(run.stderr)))
                 log.info(

@@ -50,9 +50,10 @@ def _taken(specs: Sequence[OutputSpec], job: Job, limits: Limits, store: Path) -
 
 def check(spec: TaskSpec, produced: Sequence[Produced]) -> list[CheckResult]:
     """Type and schema of every output, then the rows and regex checks of the task."""
-    data = {one.spec.name: one.path.read_bytes() for one in produced}
-    found = [result for one in produced for result in check_output(one.spec, data[one.spec.name])]
-    return found + check_acceptance(spec.acceptance, spec.outputs, data)
+    found = [result for one in produced for result in check_output(one.spec, one.path)]
+    return found + check_acceptance(
+        spec.acceptance, spec.outputs, {one.spec.name: one.path for one in produced}
+    )
 
 
 def _printed(spec: OutputSpec, run: Run, store: Path) -> Produced:

@@ -21,16 +21,17 @@ _LOCK = "lock"
 
 
 class Scratch:
-    """A part: a private folder under TMPDIR, held by a lock while this process lives. `start()` removes those
+    """A part: a private folder under `base`, held by a lock while this process lives. `start()` removes those
     of executors that are no more."""
 
-    def __init__(self, base: Path | None = None) -> None:
-        self._base = base or Path(tempfile.gettempdir())
+    def __init__(self, base: Path) -> None:
+        self._base = base
         self._root: Path | None = None
         self._lock: IO[bytes] | None = None
 
     async def start(self) -> None:
         """Make the folder; sweep what crashed executors left."""
+        await asyncio.to_thread(self._base.mkdir, parents=True, exist_ok=True)
         await asyncio.to_thread(self._sweep)
         self._root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._base))
         self._lock = (self._root / _LOCK).open("wb")

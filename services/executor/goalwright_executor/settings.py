@@ -24,6 +24,9 @@ class ExecutorSettings(ServiceSettings):
     executor_slots: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="programs at a time"
     )
+    executor_cache_mb: int = Field(
+        default=2048, ge=0, description="inputs kept on this machine for later programs, in all; 0 keeps none"
+    )
     program_seconds: float = Field(
         default=60, gt=0, le=3600, description="wall clock of a program whose task names no timeout"
     )
@@ -63,11 +66,11 @@ def lanes(settings: ExecutorSettings) -> list[Lane]:
             name=LANE,
             description=(
                 "Runs a given program (python or shell) in a sandbox without network: it reads its inputs as "
-                "in/<name>, writes its outputs as out/<name>, and must exit 0. Python has numpy, pandas and "
-                "matplotlib."
+                "in/<name>, writes its outputs as out/<name>, and must exit 0. Python has numpy, pandas "
+                "(with Parquet) and matplotlib."
             ),
             lease_seconds=30,
             may=["done", "failed", "throttled"],
-            libraries=["numpy", "pandas", "matplotlib"],
+            libraries=["numpy", "pandas", "matplotlib", "fastparquet"],
         )
     ]

@@ -28,7 +28,9 @@ if [ -L out ] || [ ! -d out ]; then out=replaced; else out=folder; fi
   echo "exit $code"
   echo "out $out"
   times
-  cat /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2>/dev/null
+  for peak in /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes; do
+    { read -r bytes <$peak && echo "$bytes"; } 2>/dev/null
+  done
   echo
   if [ $code = 0 ] && [ $out = folder ]; then tar -c -f - -C out . 2>/dev/null; fi
 } >&0

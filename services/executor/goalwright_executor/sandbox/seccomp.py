@@ -8,6 +8,7 @@ on it. Numbers are from the kernel's tables for x86_64 and the generic table (aa
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import platform
@@ -45,6 +46,7 @@ def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> 
     return struct.pack("<HBBI", code, if_true, if_false, value)
 
 
+@functools.cache
 def program(machine: str | None = None) -> bytes | None:
     """The filter for `machine` (default this one); None where the numbers are not known."""
     machine = machine or platform.machine()
