@@ -12,6 +12,9 @@ from goalwright_rehearsal.settings import Fault, RehearsalSettings
 _FAULTS: tuple[tuple[Fault, str], ...] = (
     ("hang", "hang_share"),
     ("500", "error_share"),
+    ("quota", "quota_share"),
+    ("drop", "drop_share"),
+    ("refuse", "refuse_share"),
     ("cut", "cut_share"),
     ("ignore_schema", "ignore_schema_share"),
 )

@@ -19,6 +19,7 @@ from goalwright_agent.core.wire import DEFAULT_RETRY_SECONDS, rate_of, retry_aft
 from goalwright_agent.endpoints import Endpoint
 
 _JITTER = 0.25
+_NO_QUOTA_CODE = re.compile(r"insufficient_quota|billing_(hard_limit|not_active)|budget_exceeded", re.I)
 _NO_QUOTA = re.compile(
     r"insufficient[_ ](quota|balance|credit)|exceeded your current quota|credit balance is too low"
     r"|billing_(hard_limit|not_active)|budget[_ ](has been )?exceeded|spend(ing)? limit",
@@ -122,7 +123,8 @@ def _limited(endpoint: Endpoint, model: str, error: openai.APIStatusError) -> Li
             "too_big", f"the request is above the limit of tokens of {model}: {said}", False, True, True
         )
     wait = retry_after(headers, datetime.now(UTC), said)
-    if _NO_QUOTA.search(f"{said} {error.type}") and wait is None:  # who names a time means the rate
+    told = f"{said} {error.type}"
+    if _NO_QUOTA_CODE.search(told) or (wait is None and _NO_QUOTA.search(told)):  # words with a time mean the rate
         return _no_quota(endpoint, said)
     seconds = jittered(DEFAULT_RETRY_SECONDS if wait is None else wait)
     return Limited(seconds, f"rate limited: {said}", rate=rate_of(headers))
