@@ -22,6 +22,9 @@ class RehearsalSettings(BaseSettings):
     latency_seconds: float = Field(default=0.05, ge=0, description="time every answer takes")
     requests_per_minute: int | None = Field(default=None, ge=1, description="limit; unset = none")
     tokens_per_minute: int | None = Field(default=None, ge=1, description="limit; unset = none")
+    burst_seconds: float = Field(
+        default=60, gt=0, description="how much of a limit may be used at once: that of so many seconds"
+    )
     json_schema: Literal["follow", "ignore", "refuse"] = Field(
         default="follow", description="what the server does with response_format json_schema"
     )

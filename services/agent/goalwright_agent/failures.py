@@ -124,7 +124,9 @@ def _limited(endpoint: Endpoint, model: str, error: openai.APIStatusError) -> Li
         )
     wait = retry_after(headers, datetime.now(UTC), said)
     told = f"{said} {error.type}"
-    if _NO_QUOTA_CODE.search(told) or (wait is None and _NO_QUOTA.search(told)):  # words with a time mean the rate
+    if _NO_QUOTA_CODE.search(told) or (
+        wait is None and _NO_QUOTA.search(told)
+    ):  # words with a time mean the rate
         return _no_quota(endpoint, said)
     seconds = jittered(DEFAULT_RETRY_SECONDS if wait is None else wait)
     return Limited(seconds, f"rate limited: {said}", rate=rate_of(headers))

@@ -54,6 +54,8 @@ def extract_json(text: str, *, want_object: bool = False) -> str | None:
             continue
         if isinstance(value, dict) or not want_object:
             return candidate[:end]
+        if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+            return None  # one object of a list is a part of the answer, not the answer
     return None
 
 
