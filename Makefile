@@ -17,7 +17,7 @@ BENCH_ARGS ?= --store
 AS_TYPED := env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS -u GOAL -u FILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up test check bench fmt docs test-container chaos state-machine constraints clean
+.PHONY: help setup run up test check bench check-model fmt docs test-container chaos state-machine constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ check: setup ## Lint, format, types, walls between services, generated docs
 bench: setup ## Measure the scheduler into bench/results (BENCH_ARGS="W3 --runs 1": less, not stored)
 	uv pip install --quiet --python $(BIN)/python -c constraints.txt --group bench
 	python -m bench run $(BENCH_ARGS)
+
+check-model: setup ## Try the configured model on twelve goals: plans, repairs, acceptance, cost, time
+	@exec goalwright check-model
 
 fmt: setup ## Format the code and mend what the linter can
 	ruff format .

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvloop
 
-from bench import hotpath, results, sandboxes
+from bench import calls, hotpath, results, sandboxes
 from bench.peers import compare
 from bench.peers.rivals import ENGINES
 from bench.rebuild import rebuild
@@ -52,6 +52,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     tiny.add_argument("--runs", type=int, default=3, help="rounds")
     tiny.add_argument("--store", action="store_true", help="write bench/results")
     tiny.set_defaults(work=run_sandboxes)
+    under_way = commands.add_parser(
+        "calls", help="calls of ten seconds through four agents, up to a provider's limit"
+    )
+    under_way.add_argument("in_flight", nargs="*", type=int, default=list(calls.IN_FLIGHT), help="at once")
+    under_way.add_argument("--seconds", type=float, default=60, help="measured, after the ramp (60)")
+    under_way.add_argument("--store", action="store_true", help="write bench/results")
+    under_way.set_defaults(work=measure_calls)
     for command in (run, profile):
         _add_stand_options(command)
     return parser.parse_args(words)
@@ -124,6 +131,15 @@ async def rebuild_memory(given: argparse.Namespace) -> None:
     """The command `rebuild`."""
     async with Stand(variant="single") as stand:
         print(await rebuild(stand, given.runs))
+
+
+async def measure_calls(given: argparse.Namespace) -> None:
+    """The command `calls`."""
+    about = about_this(1)
+    found = [await calls.measure(calls.Load(in_flight, given.seconds)) for in_flight in given.in_flight]
+    print(calls.table(found))
+    if given.store:
+        print(f"written: {calls.store(found, about)}")
 
 
 async def compare_all(given: argparse.Namespace) -> None:

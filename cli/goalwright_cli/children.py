@@ -15,12 +15,15 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from goalwright_shared.errors import Unreachable
 
 from goalwright_cli import processes
 from goalwright_cli.settings import SystemSettings
+
+if TYPE_CHECKING:
+    from goalwright_agent.endpoints import ProviderEntry
 
 PERFORMERS = ("planner", "agent", "executor", "reflector")
 SERVICES = ("scheduler", *PERFORMERS)
@@ -180,17 +183,28 @@ class Rehearsal:
 
 
 def model_is_given() -> bool:
-    """Whether the environment names a model provider."""
-    return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
+    """Whether the environment or goalwright.toml names a model provider."""
+    return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL") or _providers())
+
+
+def _providers() -> Mapping[str, ProviderEntry]:
+    """The providers beside the default one. Raises ValidationError, which names the setting."""
+    from goalwright_agent.settings import AgentSettings  # only where an agent is started
+
+    return AgentSettings().providers
 
 
 def environment_of(service: str, env: Mapping[str, str]) -> dict[str, str]:
     """The part of `env` that a service needs: keys only for the agent, Postgres only for the scheduler."""
     also = _ALSO.get(service)
+    named = {one.api_key_env for one in _providers().values()}
+    own = named if service == "agent" else frozenset()
     return {
         name: value
         for name, value in env.items()
-        if (also and also.match(name)) or (_EVERYBODY.match(name) and not _SECRET.match(name))
+        if name in own
+        or (also and also.match(name))
+        or (_EVERYBODY.match(name) and not _SECRET.match(name) and name not in named)
     }
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from goalwright_shared.errors import GoalwrightError
@@ -19,6 +19,9 @@ from goalwright_shared.telemetry import redact
 
 from goalwright_cli import runfile
 from goalwright_cli.settings import SystemSettings
+
+if TYPE_CHECKING:
+    from goalwright_agent.endpoints import Endpoint
 
 _LITTLE_DISK_BYTES = 2 << 30
 _PROBE_SECONDS = 10.0
@@ -141,33 +144,50 @@ async def _libraries(_: SystemSettings) -> Finding:
 
 
 async def _model(_: SystemSettings) -> Finding:
-    """One listing of models, as the agent's provider would be asked; no call is paid."""
-    from goalwright_agent.settings import AgentSettings
+    """One listing of models from each provider that a lane uses, as the agent would ask; no call is paid."""
+    from goalwright_agent.settings import AgentSettings, pools
 
     settings = AgentSettings()
-    if not settings.openai_api_key and not settings.openai_base_url:
+    if not settings.openai_api_key and not settings.openai_base_url and not settings.providers:
         return Finding(
             "model", "warning", "none is set: `goalwright up` starts the rehearsal model (no intelligence)",
             "set OPENAI_API_KEY (or OPENAI_BASE_URL) and GOALWRIGHT_MODEL",
         )  # fmt: skip
+    used = dict.fromkeys(limit.pool.partition("/")[0] for limit in pools(settings))
+    found = [await _provider(settings.endpoints()[name]) for name in used]
+    broken = [one for one in found if one.status != "ok"]
+    if broken:
+        return broken[0]
+    said = "; ".join(one.detail for one in found)
+    return Finding("model", "ok", f"{said}; model {settings.model}")
+
+
+async def _provider(endpoint: Endpoint) -> Finding:
     import aiohttp
 
-    headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
+    if endpoint.needs_key and not endpoint.key:
+        return Finding("model", "broken", f"no key for {endpoint.shown}", f"set {endpoint.key_source}")
+    headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
     timeout = aiohttp.ClientTimeout(total=_PROBE_SECONDS)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=True) as client,
-            client.get(f"{settings.endpoint}/models", headers=headers) as answer,
+            client.get(f"{endpoint.base_url}/models", headers=headers) as answer,
         ):
             status = answer.status
     except (aiohttp.ClientError, TimeoutError) as error:
         why = redact(str(error)) or "timed out"
         return Finding(
-            "model", "broken", f"{settings.endpoint} does not answer: {why}", "look at OPENAI_BASE_URL"
+            "model",
+            "broken",
+            f"{endpoint.shown} does not answer: {why}",
+            f"look at the address of {endpoint.name}",
         )
     if status in (401, 403):
-        return Finding("model", "broken", f"{settings.endpoint} refuses the key", "look at OPENAI_API_KEY")
-    return Finding("model", "ok", f"{settings.endpoint} answers ({status}); model {settings.model}")
+        return Finding(
+            "model", "broken", f"{endpoint.shown} refuses the key", f"look at {endpoint.key_source}"
+        )
+    return Finding("model", "ok", f"{endpoint.shown} answers ({status})")
 
 
 async def _output(command: list[str | Path]) -> str:

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "topology": ("topology:app", "Apply, show or verify streams and consumers.", _OPERATE),
     "db": ("db:app", "Migrate, prune or look at the database.", _OPERATE),
     "config": ("config:app", "Show the configuration and where it comes from.", _OPERATE),
+    "check-model": ("check_model:check_model", "Try the configured model on twelve small goals.", _OPERATE),
     "doctor": ("doctor:doctor", "Check this machine and say how to mend it.", _OPERATE),
     "version": ("main:version", "Print the version.", _OPERATE),
 }

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from goalwright_rehearsal import answers, wire
@@ -79,6 +79,11 @@ class _Service:
         await asyncio.sleep(self._provider.latency(request.headers))
         if fault == "500":
             raise ApiError(500, "server_error", "the rehearsal fails on request", kind="server_error")
+        if fault == "quota":
+            said = "You exceeded your current quota, please check your plan and billing details."
+            raise ApiError(429, "insufficient_quota", said, kind="insufficient_quota")
+        if fault == "drop":
+            return StreamingResponse(_half(answer), media_type="application/json")
         return self._answered(answer, request)
 
     async def embed(self, request: Request, body: dict[str, Json]) -> Response:
@@ -129,6 +134,8 @@ class _Service:
             raise ApiError(400, "unsupported_value", message, "response_format")
         ignored = fault == "ignore_schema" or (schema_asked and self._settings.json_schema == "ignore")
         reply = Reply(f"{LABEL}: this answer ignores the schema.") if ignored else answers.answer(body)
+        if fault == "refuse":
+            return wire.refusal(body, f"{LABEL}: I refuse on request.")
         return wire.completion(body, reply, _CUT_TOKENS if fault == "cut" else _cap(body))
 
     def _answered(self, answer: dict[str, Json], request: Request) -> Response:
@@ -151,6 +158,13 @@ async def _body(request: Request) -> dict[str, Json]:
     if not isinstance(body, dict):
         raise ApiError(400, "invalid_json", "the body must be a JSON object")
     return body
+
+
+async def _half(answer: dict[str, Json]) -> AsyncIterator[bytes]:
+    """The first half of an answer, and then the end of the connection."""
+    text = json.dumps(answer).encode()
+    yield text[: len(text) // 2]
+    raise ConnectionAbortedError("the rehearsal breaks off on request")
 
 
 async def _hang(request: Request, seconds: float) -> None:

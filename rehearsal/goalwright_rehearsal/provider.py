@@ -12,6 +12,9 @@ from goalwright_rehearsal.settings import Fault, RehearsalSettings
 _FAULTS: tuple[tuple[Fault, str], ...] = (
     ("hang", "hang_share"),
     ("500", "error_share"),
+    ("quota", "quota_share"),
+    ("drop", "drop_share"),
+    ("refuse", "refuse_share"),
     ("cut", "cut_share"),
     ("ignore_schema", "ignore_schema_share"),
 )
@@ -19,20 +22,21 @@ _FAULTS: tuple[tuple[Fault, str], ...] = (
 
 @dataclass
 class Bucket:
-    """A limit per minute that refills steadily; a full bucket holds one minute's worth."""
+    """A limit per minute that refills steadily; `holds` is what may be used at once."""
 
     limit: int
     level: float
     at: float
+    holds: float
 
     def refill(self, now: float) -> None:
         """Bring the level up to `now`."""
-        self.level = min(float(self.limit), self.level + (now - self.at) * self.limit / 60)
+        self.level = min(self.holds, self.level + (now - self.at) * self.limit / 60)
         self.at = now
 
     def wait_for(self, amount: float) -> float:
-        """Seconds until `amount` is there (0: now); an amount above the limit waits for a full bucket."""
-        return max(0.0, (min(amount, self.limit) - self.level) * 60 / self.limit)
+        """Seconds until `amount` is there (0: now); an amount above what it holds waits for a full bucket."""
+        return max(0.0, (min(amount, self.holds) - self.level) * 60 / self.limit)
 
 
 @dataclass
@@ -60,7 +64,10 @@ class Provider:
         self._chats = 0
         now = clock()
         limits = {"requests": settings.requests_per_minute, "tokens": settings.tokens_per_minute}
-        self._buckets = {kind: Bucket(limit, limit, now) for kind, limit in limits.items() if limit}
+        held = {
+            kind: max(1.0, limit * settings.burst_seconds / 60) for kind, limit in limits.items() if limit
+        }
+        self._buckets = {kind: Bucket(limits[kind] or 0, full, now, full) for kind, full in held.items()}
 
     def admit(self, tokens: int) -> tuple[str, float] | None:
         """Take one request and its tokens from the limits, or say which limit refuses and for how long."""
@@ -81,7 +88,7 @@ class Provider:
         """The x-ratelimit headers, as OpenAI sends them."""
         found = {}
         for kind, bucket in self._buckets.items():
-            full = (bucket.limit - bucket.level) * 60 / bucket.limit
+            full = (bucket.holds - bucket.level) * 60 / bucket.limit
             found[f"x-ratelimit-limit-{kind}"] = str(bucket.limit)
             found[f"x-ratelimit-remaining-{kind}"] = str(max(0, math.floor(bucket.level)))
             found[f"x-ratelimit-reset-{kind}"] = f"{full:.3f}s"

@@ -81,6 +81,14 @@ def completion(request: Mapping[str, Json], reply: Reply, cap: int | None) -> di
     }
 
 
+def refusal(request: Mapping[str, Json], said: str) -> dict[str, Json]:
+    """A completion in which the model refuses, as OpenAI's do: no content, and the reason in a field of its own."""
+    answer = completion(request, Reply(None), None)
+    answer["choices"][0]["message"]["refusal"] = said
+    answer["usage"] = usage(prompt_tokens(request), count_tokens(said))
+    return answer
+
+
 def usage(before: int, spent: int) -> dict[str, Json]:
     """Token counts as providers report them."""
     return {

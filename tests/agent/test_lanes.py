@@ -52,7 +52,7 @@ def test_lanes_may_do_what_their_tools_need_and_no_more() -> None:
 def test_lane_carries_pool_caps_and_bundled_price() -> None:
     row = lane("agent.coder", AgentSettings(model="gpt-5-mini", key_name="team"))
     assert row.pool == "team/gpt-5-mini"
-    assert (row.max_input_tokens, row.max_output_tokens) == (48_000, 16_384)
+    assert (row.max_input_tokens, row.max_output_tokens) == (48_000, 16_384 + 8_192), "with room to think"
     assert (row.input_usd_per_mtok, row.output_usd_per_mtok) == (0.25, 2.0)
     assert row.look_ahead == 0
 
@@ -134,7 +134,7 @@ You translate.
 def test_users_role_file_adds_a_lane_or_replaces_a_built_in(tmp_path: Path) -> None:
     (tmp_path / "translator.md").write_text(ROLE)
     (tmp_path / "writer.md").write_text(ROLE)
-    settings = AgentSettings(roles=tmp_path)
+    settings = AgentSettings(roles=tmp_path, model="gpt-4.1-mini")
     assert lane("agent.translator", settings).max_output_tokens == 1000
     assert lane("agent.writer", settings).description == "translates"
     assert load_roles(tmp_path)["translator"].prompt == "You translate."

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from goalwright_cli import processes, runfile
-from goalwright_cli.children import environment_of
+from goalwright_cli.children import environment_of, model_is_given
 from support.waiting import eventually
 
 SPAWN = """
@@ -88,6 +88,24 @@ COMMON = {
 )
 def test_a_service_sees_only_its_own_secrets(service: str, more: set[str]) -> None:
     assert set(environment_of(service, EVERYTHING)) == COMMON | more
+
+
+def test_keys_of_further_providers_reach_the_agent_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(
+        "GOALWRIGHT_PROVIDERS", '{"groq": {"api_key_env": "GROQ_KEY"}, "b": {"api_key_env": "GOALWRIGHT_B"}}'
+    )
+    given = {"PATH": "/bin", "GROQ_KEY": "gsk-1", "GOALWRIGHT_B": "b-1", "OTHER_KEY": "x"}
+    assert set(environment_of("agent", given)) == {"PATH", "GROQ_KEY", "GOALWRIGHT_B"}
+    for service in ("planner", "executor", "scheduler", "reflector"):
+        assert set(environment_of(service, given)) == {"PATH"}
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert model_is_given()
+    monkeypatch.delenv("GOALWRIGHT_PROVIDERS")
+    assert not model_is_given()
 
 
 def test_a_run_file_counts_only_while_its_supervisor_lives(tmp_path: Path) -> None:

@@ -147,3 +147,11 @@ def test_the_clients_printed_in_the_readme_run_as_they_stand(
         script.unlink()
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"status": "done"' in done.stdout.replace('":"', '": "'), done.stdout
+
+
+def test_a_model_can_be_checked_on_a_running_system(running_system: RunningSystem) -> None:
+    said = running_system.goalwright("check-model", "impossible")
+    assert re.search(r"^impossible +refused +0 +0 +failed +yes", said, re.MULTILINE), (
+        "it refuses, as it should"
+    )
+    assert "no intelligence" in said

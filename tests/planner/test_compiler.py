@@ -367,7 +367,7 @@ def test_a_wrong_shape_is_read_as_the_right_one(wrapped: Any) -> None:
     assert plan.contract.deliverables == ["report"]
 
 
-@pytest.mark.parametrize("nonsense", [None, "I cannot do JSON", 7, [], {"steps": []}])
+@pytest.mark.parametrize("nonsense", [None, "I cannot do JSON", 7, [], {"stages": 1}])
 def test_what_is_no_plan_is_unreadable(nonsense: Any) -> None:
     for result in (compile_plan(nonsense, brief()), compile_sequence(nonsense, brief())):
         assert isinstance(result, Rejected)

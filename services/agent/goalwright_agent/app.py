@@ -12,6 +12,7 @@ from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.telemetry import configure_logging, remember_secrets
 from goalwright_shared.worker import Worker
 
+from goalwright_agent.dialects import DialectFile
 from goalwright_agent.handlers import Agent
 from goalwright_agent.provider import Provider
 from goalwright_agent.roles import load_roles
@@ -21,7 +22,7 @@ from goalwright_agent.settings import AgentSettings, served_lanes
 def build(settings: AgentSettings, stopper: Stopper) -> Sequence[Part]:
     """The parts, in the order they start. Raises Refused for a bad role file or an unknown role."""
     connection = Connection(build_broker("agent", settings, stopper), settings)
-    provider = Provider(settings)
+    provider = Provider(settings, DialectFile(settings.home / "dialects.json"))
     agent = Agent(provider, load_roles(settings.roles))
 
     async def ready() -> str | None:
@@ -49,6 +50,6 @@ async def serve(settings: AgentSettings | None = None) -> int:
     """Run the agent until a signal; returns the exit code."""
     settings = settings or AgentSettings()
     configure_logging("agent", level=settings.log_level, format=settings.log_format)
-    remember_secrets([settings.key])
+    remember_secrets(endpoint.key for endpoint in settings.endpoints().values())
     stopper = Stopper()
     return await lifecycle.run(build(settings, stopper), stopper)

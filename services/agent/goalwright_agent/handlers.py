@@ -18,6 +18,7 @@ from goalwright_shared.telemetry import redact
 from goalwright_shared.worker import Attempt
 
 from goalwright_agent import material
+from goalwright_agent.calls import Adapted, Broken, Limited, Reply, Request, Vectors
 from goalwright_agent.core import prompt
 from goalwright_agent.core.answers import first_cap
 from goalwright_agent.core.packing import TooBig, estimate_tokens, pack
@@ -26,7 +27,7 @@ from goalwright_agent.core.turns import (
     State,
 )
 from goalwright_agent.outcomes import broken_off, failed, ids, nothing_used, throttled, too_big
-from goalwright_agent.provider import Adapted, Broken, Limited, Provider, Reply, Request, Vectors
+from goalwright_agent.provider import Provider
 from goalwright_agent.replies import again, read_reply
 from goalwright_agent.roles import Role
 from goalwright_agent.sessions import (
@@ -99,9 +100,12 @@ class Agent:
             return too_big(work, grant, error.tokens)
         cap = grant.max_output_tokens
         request = Request(
+            key_name=grant.key_name,
             model=grant.model,
             messages=messages,
-            max_output_tokens=cap if session.state.whole_cap else first_cap(cap, session.asked_cap),
+            max_output_tokens=cap
+            if session.state.whole_cap
+            else first_cap(cap, session.asked_cap, self._provider.room_to_think(grant.model)),
             tools=session.definitions,
             schema=session.schema,
             reasoning_effort=grant.reasoning_effort,
@@ -147,7 +151,7 @@ class Agent:
         tokens = estimate_tokens([{"content": text} for text in texts])
         if tokens > grant.max_input_tokens:
             return too_big(work, grant, tokens)
-        match await self._provider.embed(grant.model, [redact(text) for text in texts]):
+        match await self._provider.embed(grant.key_name, grant.model, [redact(text) for text in texts]):
             case Limited() as limited:
                 return throttled(work, grant, limited)
             case Broken() as broken:

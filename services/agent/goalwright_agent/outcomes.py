@@ -14,7 +14,7 @@ from goalwright_shared.messages import (
 )
 from goalwright_shared.telemetry import redact
 
-from goalwright_agent.provider import Broken, Limited
+from goalwright_agent.calls import Broken, Limited
 
 
 def ids(work: Work) -> dict[str, Any]:

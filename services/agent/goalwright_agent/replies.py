@@ -20,6 +20,7 @@ from goalwright_shared.messages import (
 from goalwright_shared.telemetry import redact
 
 from goalwright_agent import material
+from goalwright_agent.calls import Reply
 from goalwright_agent.core import prompt
 from goalwright_agent.core.answers import candidate
 from goalwright_agent.core.packing import clip
@@ -34,7 +35,6 @@ from goalwright_agent.core.turns import (
     tool_message,
 )
 from goalwright_agent.outcomes import failed, ids
-from goalwright_agent.provider import Reply
 from goalwright_agent.sessions import ANSWER_TYPES, Session
 
 _REPEATED_ANSWER = 4_000

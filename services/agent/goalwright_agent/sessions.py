@@ -59,11 +59,16 @@ def ask_session(work: Work, attempt: Attempt, grant: LlmGrant, state: State | No
     if spec is None or len(work.spec.outputs) != 1:
         return failed(work, "bad_task", "a task on agent.ask needs a prompt and exactly one output")
     output = work.spec.outputs[0]
-    if spec.schema_ is not None:
-        output = output.model_copy(update={"schema_": spec.schema_, "type": ArtifactType.JSON})
+    schema = None
+    if (
+        spec.schema_ is not None
+    ):  # what is asked for; who asks may take less, and says so in its output's schema
+        schema = schema_of(spec.schema_, output.name or work.spec.key)
+        accepted = output.schema_ or spec.schema_
+        output = output.model_copy(update={"schema_": accepted, "type": ArtifactType.JSON})
     if state is None:
         given = [message.model_dump(mode="json", exclude_none=True) for message in spec.messages]
-        state = State(messages=prompt.with_schema_written(given, output.schema_))
+        state = State(messages=prompt.with_schema_written(given, spec.schema_ or output.schema_))
     return Session(
         work,
         attempt,
@@ -71,7 +76,7 @@ def ask_session(work: Work, attempt: Attempt, grant: LlmGrant, state: State | No
         state,
         "ask",
         output=output,
-        schema=asked_schema(output, work),
+        schema=schema or asked_schema(output, work),
         raw_calls=bool(spec.tools),
         definitions=tuple(spec.tools or ()),
         asked_cap=spec.max_output_tokens,

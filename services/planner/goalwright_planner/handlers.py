@@ -35,7 +35,7 @@ from pydantic import BaseModel, JsonValue
 from goalwright_planner.core import answers, approval, briefs, cards, compiler, names, revision
 from goalwright_planner.core.compiler import Brief, Plan, Rejected
 from goalwright_planner.core.revision import Situation
-from goalwright_planner.core.schemas import PLAN, REVISION, Schema
+from goalwright_planner.core.schemas import ANY_OBJECT, PLAN, REVISION, Schema
 from goalwright_planner.settings import PlannerSettings, limits
 
 _EXCERPT_CHARS = 2000
@@ -247,7 +247,7 @@ def _ask(work: Work, messages: list[ChatMessage], schema: Schema, step: Step) ->
         name=_free_name(work, title.lower()),
         type=ArtifactType.JSON,
         description=f"the answer, a {title}",
-        schema=schema,
+        schema=ANY_OBJECT,
     )
     task = TaskSpec(
         key=title.lower(),

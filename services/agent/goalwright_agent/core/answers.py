@@ -12,13 +12,18 @@ from typing import Any
 
 from goalwright_shared.messages import ArtifactType, OutputSpec
 
-_FENCE = re.compile(r"```[A-Za-z0-9_-]*[ \t]*\n(.*?)\n?[ \t]*```", re.S)
+_FENCE = re.compile(r"```[A-Za-z0-9_-]*[ \t]*\n\s*")
 _WHOLE_FENCE = re.compile(r"\s*```[A-Za-z0-9_-]*[ \t]*\n(.*)\n[ \t]*```\s*", re.S)
 _STARTS = 64
 """Brackets at which the start of a JSON value is looked for in prose; each may cost a parse of the rest."""
 
 _BEGINS_JSON = re.compile(r'\{\s*(["}]|$)|\[\s*(["{\[\]]|$)')
 """Prose has brackets too; these are followed by what follows them in JSON."""
+
+_THOUGHTS_BEGIN = 64
+_THOUGHTS = re.compile(
+    r"\s*(<think(?:ing)?>.*?(</think(?:ing)?>|\Z)|(?:(?!<think).)*?</think(?:ing)?>)", re.S
+)
 
 _DECODER = json.JSONDecoder()
 
@@ -49,6 +54,8 @@ def extract_json(text: str, *, want_object: bool = False) -> str | None:
             continue
         if isinstance(value, dict) or not want_object:
             return candidate[:end]
+        if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+            return None  # one object of a list is a part of the answer, not the answer
     return None
 
 
@@ -56,11 +63,20 @@ def _candidates(text: str) -> Iterator[str]:
     if text[:1] in ("{", "["):
         yield text
     for match in _FENCE.finditer(text):
-        yield match[1].strip()
+        yield text[match.end() :]  # where the value ends JSON says itself: a fence may stand inside a string
     for match in islice(re.finditer(r"[{\[]", text), _STARTS):
         yield text[match.start() :]
     if text[:1] not in ("{", "["):
         yield text  # a bare string or number
+
+
+def without_thoughts(text: str) -> str:
+    """A reply without the thinking that some servers leave in it: `<think>…</think>`, or, where the template has
+    opened it already, all up to the first `</think>`. One that was never closed is all there is: no answer."""
+    if "<think" not in text[:_THOUGHTS_BEGIN] and "</think" not in text:
+        return text
+    thought = _THOUGHTS.match(text)
+    return text[thought.end() :].lstrip() if thought else text
 
 
 def unfenced(text: str) -> str:
@@ -90,9 +106,13 @@ def candidate(output: OutputSpec, content: str, *, want_object: bool = False) ->
     return Candidate(text=unfenced(content))
 
 
-def first_cap(grant: int, asked: int | None) -> int:
+def first_cap(grant: int, asked: int | None, thinking: int = 0) -> int:
     """The output cap of a first call: what was asked for, else half of what is held, so that an answer that
-    is cut can be asked for once more with a larger cap without spending more than the hold."""
-    if asked is not None and asked < grant:
-        return max(asked, 1)
-    return grant // 2 if grant >= 1024 else grant
+    is cut can be asked for once more with a larger cap without spending more than the hold. What the model may
+    need for `thinking` comes on top: it counts as output too."""
+    room = grant - thinking
+    if room <= 0:
+        return grant
+    if asked is not None and asked < room:
+        return max(asked, 1) + thinking
+    return (room // 2 if room >= 1024 else room) + thinking

@@ -29,10 +29,13 @@ _NO_TOOLS = re.compile(
     re.I | re.S,
 )
 _TOO_LONG = re.compile(
-    r"context_length_exceeded|context length|context window|context size|prompt is too long|too many tokens",
+    r"context_length_exceeded|context length|context window|context size|prompt is too long|too many tokens"
+    r"|maximum context|reduce the length|input is too long|exceed(s|ed)? the (maximum|limit)[^.]*tokens",
     re.I,
 )
-_FILTERED = re.compile(r"content_filter|content management policy|content_policy", re.I)
+_FILTERED = re.compile(
+    r"content_filter|content management policy|content_policy|requires moderation|was flagged", re.I
+)
 
 
 class Dialect(BaseModel):

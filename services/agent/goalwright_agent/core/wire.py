@@ -16,6 +16,13 @@ from goalwright_agent.core.answers import storable
 DEFAULT_RETRY_SECONDS = 5.0
 """When a provider does not say how long it is busy."""
 
+_LONGER_THAN_A_MINUTE = 300.0
+"""Seconds; times in headers are rounded, so that a minute may look like two."""
+
+_IN_WORDS = re.compile(
+    r"(?:try|retry) (?:again )?(?:in|after) ((?:\d{1,9}(?:\.\d+)? ?(?:ms|[smhd])[a-z]* ?)+)", re.I
+)
+
 
 def json_object(text: str) -> dict[str, Any] | None:
     try:
@@ -42,38 +49,63 @@ def text_of(content: Any) -> str:
 
 
 def usage_of(body: Mapping[str, Any], model: str, seconds: float) -> Usage | None:
-    """What the provider says was used; None when it does not say (estimates are never sent)."""
+    """What the provider says was used; None when it does not say (estimates are never sent).
+
+    Thinking is billed as output. Most count it in `completion_tokens`; of those that do not, the total tells."""
     usage = body.get("usage")
     if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
         return None
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    tokens_in = _number_of(usage, "prompt_tokens")
     return Usage(
         model=model,
-        tokens_in=max(0, usage["prompt_tokens"]),
-        tokens_cached=max(0, cached) if isinstance(cached, int) else 0,
-        tokens_out=max(0, usage["completion_tokens"])
-        if isinstance(usage.get("completion_tokens"), int)
-        else 0,
+        tokens_in=tokens_in,
+        tokens_cached=min(_number_of(usage.get("prompt_tokens_details"), "cached_tokens"), tokens_in),
+        tokens_out=max(_number_of(usage, "completion_tokens"), _number_of(usage, "total_tokens") - tokens_in),
         seconds=round(seconds, 3),
     )
 
 
+def _number_of(counts: Any, name: str) -> int:
+    value = counts.get(name) if isinstance(counts, dict) else 0
+    return max(0, value) if isinstance(value, int) else 0
+
+
+def in_order(items: Any) -> list[list[float]]:
+    """The vectors of an embeddings answer in the order of their texts; those that are none are left out."""
+    found = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    if all(isinstance(item.get("index"), int) for item in found):
+        found.sort(key=lambda item: int(item["index"]))
+    return [item["embedding"] for item in found if isinstance(item.get("embedding"), list)]
+
+
 def rate_of(headers: Mapping[str, str]) -> RateSeen | None:
-    """The limits of this key and model, where the provider tells them."""
-    requests = _count(headers.get("x-ratelimit-limit-requests"))
-    tokens = _count(headers.get("x-ratelimit-limit-tokens"))
+    """The limits a minute of this key and model, where the provider tells them."""
+    requests, tokens = (_per_minute(headers, what) for what in ("requests", "tokens"))
     if requests is None and tokens is None:
         return None
     return RateSeen(requests_per_minute=requests, tokens_per_minute=tokens)
+
+
+def _per_minute(headers: Mapping[str, str], what: str) -> int | None:
+    """A limit, unless it is seen to be one of a longer time: some state those of a day under the same header.
+
+    What is used up comes back steadily, so the time until all is back tells the time the limit is for."""
+    limit = _count(headers.get(f"x-ratelimit-limit-{what}"))
+    left = _count(headers.get(f"x-ratelimit-remaining-{what}"))
+    back = _span(headers.get(f"x-ratelimit-reset-{what}"))
+    if limit is not None and left is not None and back is not None and left < limit:
+        window = back * limit / (limit - left)
+        if window > _LONGER_THAN_A_MINUTE:
+            return None
+    return limit
 
 
 def _count(value: str | None) -> int | None:
     return int(value) if value and value.isascii() and value.isdigit() and len(value) < 16 else None
 
 
-def retry_after(headers: Mapping[str, str], now: datetime) -> float:
-    """Seconds until the provider wants to be asked again."""
+def retry_after(headers: Mapping[str, str], now: datetime, said: str = "") -> float | None:
+    """Seconds until the provider wants to be asked again, by its headers or by its words; None: it says nothing."""
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
     value = headers.get("retry-after")
@@ -84,9 +116,16 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float:
             return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
         except (ValueError, TypeError):
             pass
+    if (told := wait_in_words(said)) is not None:
+        return told
     resets = [_span(headers.get(f"x-ratelimit-reset-{what}")) for what in ("requests", "tokens")]
-    known = [seconds for seconds in resets if seconds is not None]
-    return max(known) if known else DEFAULT_RETRY_SECONDS
+    return max((seconds for seconds in resets if seconds is not None), default=None)
+
+
+def wait_in_words(said: str) -> float | None:
+    """The seconds in `try again in 1m2.5s` or `retry in 20 seconds`."""
+    match = _IN_WORDS.search(said)
+    return _span(match[1].replace(" ", "")) if match else None
 
 
 def _number(value: str | None) -> float | None:
@@ -94,7 +133,7 @@ def _number(value: str | None) -> float | None:
 
 
 def _span(value: str | None) -> float | None:
-    """Seconds of a span like `6m0s`, `1.5s` or `20ms`."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", value or "")
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    """Seconds of a span like `6m0s`, `1.5s`, `20ms` or `2d3h`."""
+    parts = re.findall(r"(\d{1,9}(?:\.\d+)?)(ms|s|m|h|d)", value or "")
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
     return sum(float(number) * units[unit] for number, unit in parts) if parts else None

@@ -25,6 +25,14 @@ _WORDS = {
 _TYPES = {word: type for type, words in _WORDS.items() for word in [type.value, *words]}
 
 
+_TASKS = ("tasks", "steps", "subtasks", "task_list", "nodes")
+_INPUTS = ("inputs", "input", "needs", "requires", "reads", "consumes", "uses")
+_OUTPUTS = ("outputs", "output", "produces", "creates", "writes", "artifacts")
+_BEFORE = ("depends_on", "dependencies", "depends", "dependsOn")
+_INSTRUCTIONS = ("instruction", "instructions", "description", "prompt", "details")
+"""Words that models write for the fields of a plan, the right one first."""
+
+
 class Unusable(ValueError):
     """An answer that cannot be mended; the message is for the model."""
 
@@ -36,6 +44,7 @@ class Named:
     name: str
     type: ArtifactType
     description: str = ""
+    typed: bool = True  # the model has written the type
 
 
 @dataclass(slots=True)
@@ -106,15 +115,15 @@ def read_json(text: str) -> JsonValue:
 
 def read_plan(answer: object) -> PlanAnswer:
     """The plan in `answer`; raises Unusable when it is no object with tasks."""
-    body = _body(answer, ("tasks",), "plan")
+    body = _body(answer, _TASKS, "plan")
     return PlanAnswer(
-        objective=_text(body.get("objective")),
+        objective=_text(_first(body, "objective", "goal")),
         deliverables=_named(body.get("deliverables")),
         constraints=_texts(body.get("constraints")),
         out_of_scope=_texts(body.get("out_of_scope")),
         assumptions=_texts(body.get("assumptions")),
         questions=[_question(item) for item in _items(body.get("questions"))],
-        tasks=[_draft(item) for item in _items(body.get("tasks")) if isinstance(item, dict)],
+        tasks=[_draft(item) for item in _items(_first(body, *_TASKS)) if isinstance(item, dict)],
     )
 
 
@@ -155,24 +164,32 @@ def _storable(value: object) -> JsonValue:
 
 
 def _body(answer: object, wanted: tuple[str, ...], wrapper: str) -> dict[str, Any]:
-    """The answer's object, also when a model wrapped it in a field named after the schema."""
+    """The answer's object, also when a model wrapped it (or its list) in a field of its own."""
     if isinstance(answer, dict) and not any(name in answer for name in wanted):
-        inner = next((v for k, v in answer.items() if k.lower() == wrapper and isinstance(v, dict)), None)
-        answer = answer if inner is None else inner
+        inner = next((v for k, v in answer.items() if k.lower() == wrapper or len(answer) == 1), None)
+        inner = {wanted[0]: inner} if isinstance(inner, list) else inner
+        answer = inner if isinstance(inner, dict) else answer
     if not isinstance(answer, dict) or not any(name in answer for name in wanted):
-        raise Unusable(f"unreadable: the answer must be one JSON object with the field {' or '.join(wanted)}")
+        raise Unusable(f"unreadable: the answer must be one JSON object with the field {wanted[0]}")
     return answer
 
 
+def _first(item: dict[str, Any], *names: str) -> Any:
+    """The value under the first of these names that has one."""
+    return next((item[name] for name in names if item.get(name) not in (None, "", [], {})), None)
+
+
 def _draft(item: dict[str, Any]) -> Draft:
+    inputs = _texts(_first(item, *_INPUTS))
+    before = _texts(_first(item, *_BEFORE))  # of whom it needs the results, unless its inputs say so
     return Draft(
-        key=_text(item.get("key") or item.get("id") or item.get("name")),
-        title=_text(item.get("title")),
-        instruction=_text(item.get("instruction") or item.get("description")),
-        lane=_text(item.get("lane") or item.get("role")),
-        inputs=_texts(item.get("inputs")),
-        outputs=_named(item.get("outputs")),
-        after=_texts(item.get("after")),
+        key=_text(_first(item, "key", "id", "name", "task_id")),
+        title=_text(_first(item, "title", "summary")),
+        instruction=_text(_first(item, *_INSTRUCTIONS)),
+        lane=_text(_first(item, "lane", "role", "agent", "assignee")),
+        inputs=inputs or before,
+        outputs=_named(_first(item, *_OUTPUTS)),
+        after=_texts(item.get("after")) + (before if inputs else []),
         value=_within(_number(item.get("value"), 1.0), 0, 100),
         tokens_in=int(_within(_number(item.get("tokens_in"), 0), 0, 10_000_000)),
         tokens_out=int(_within(_number(item.get("tokens_out"), 0), 0, 10_000_000)),
@@ -187,12 +204,11 @@ def _named(value: object) -> list[Named]:
     found = []
     for item in _items(value):
         if isinstance(item, dict):
-            name = _text(item.get("name"))
-            found.append(
-                Named(name, artifact_type(_text(item.get("type")), name), _text(item.get("description")))
-            )
+            name = _text(_first(item, "name", "key", "id", "title"))
+            type = _text(item.get("type"))
+            found.append(Named(name, artifact_type(type, name), _text(item.get("description")), bool(type)))
         elif _text(item):
-            found.append(Named(_text(item), artifact_type("", _text(item))))
+            found.append(Named(_text(item), artifact_type("", _text(item)), typed=False))
     return found  # fmt: skip
 
 
@@ -209,6 +225,8 @@ def _dropped(item: object) -> tuple[str, str]:
 
 
 def _items(value: object) -> list[Any]:
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        value = read_json(value)  # JSON inside a string
     if isinstance(value, list):
         return value
     if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):

@@ -173,12 +173,20 @@ def _deliverables(mended: _Mended, brief: Brief) -> list[Deliverable]:
         return list(brief.deliverables)
     given = [name for name in written if name in brief.inputs]
     mended.warnings.extend(f"the deliverable {name} is an input already" for name in given)
-    own = [_deliverable(named, name) for name, named in written.items() if name not in given]
+    types = {out.name: out.type for draft in mended.drafts for out in draft.outputs}
+    own = [
+        _deliverable(named, name)
+        if named.typed
+        else _deliverable(named, name, types.get(names.match(name, types) or ""))
+        for name, named in written.items()
+        if name not in given
+    ]
     return own or _sinks_as_deliverables(mended)
 
 
-def _deliverable(named: Named, name: str) -> Deliverable:
-    return Deliverable(name=name, type=named.type, description=named.description)
+def _deliverable(named: Named, name: str, made: ArtifactType | None = None) -> Deliverable:
+    """A deliverable as written; one without a type is of the type that is `made` under its name."""
+    return Deliverable(name=name, type=made or named.type, description=named.description)
 
 
 def _sinks_as_deliverables(mended: _Mended) -> list[Deliverable]:
@@ -201,13 +209,14 @@ def _align_deliverables(mended: _Mended) -> None:
 
 
 def _deliver_only_sink(mended: _Mended) -> None:
-    """The one thing that nobody consumes is the one deliverable that nobody makes, if the types agree."""
+    """The one thing that nobody consumes is the one deliverable that nobody makes, if the types agree (any type
+    is a file)."""
     made = _made(mended.drafts)
     missing = [deliverable for deliverable in mended.deliverables if deliverable.name not in made]
     used = {name for draft in mended.drafts for name in draft.inputs}
     used |= {deliverable.name for deliverable in mended.deliverables}
     sinks = [out for draft in mended.drafts for out in draft.outputs if out.name not in used]
-    if len(missing) == 1 and len(sinks) == 1 and missing[0].type is sinks[0].type:
+    if len(missing) == 1 and len(sinks) == 1 and missing[0].type in (sinks[0].type, ArtifactType.FILE):
         _deliver(mended, sinks[0].name, missing[0].name)
 
 

@@ -66,3 +66,7 @@ REVISION: Schema = {
         summary=_TEXT,
     ),
 }
+
+ANY_OBJECT: Schema = {"type": "object"}
+"""What is taken as an answer: the compiler reads one that strays from its schema with good will, and knows better
+than a validator what to ask for again."""

@@ -1,0 +1,179 @@
+"""The client of one endpoint: one call in, one plain result out.
+
+No retries here and no pacing: the scheduler does both. Every way a call can end is a value, so that usage is
+settled before anything is validated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx2
+import openai
+from goalwright_shared.telemetry import redact
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+from goalwright_agent import failures
+from goalwright_agent.calls import Adapted, Broken, Limited, Reply, Request, Result, Vectors, blocked
+from goalwright_agent.core.answers import without_thoughts
+from goalwright_agent.core.dialect import Dialect, after_refusal, default_cap_field, structure_parameters
+from goalwright_agent.core.wire import (
+    first_choice,
+    in_order,
+    json_object,
+    rate_of,
+    text_of,
+    text_or_none,
+    usage_of,
+)
+from goalwright_agent.core.words import in_words
+from goalwright_agent.endpoints import Endpoint
+
+_NO_KEY = "none"
+
+
+class Client:
+    """Calls of one endpoint with one key. `dialect` is told how to ask; what a refusal teaches is `Adapted`."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, connections: int, timeout_seconds: float, reasoning_effort: str | None
+    ) -> None:
+        self._endpoint = endpoint
+        self._timeout_seconds = timeout_seconds
+        self._reasoning_effort = reasoning_effort
+        timeout = httpx2.Timeout(timeout_seconds, connect=10.0)
+        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._openai = AsyncOpenAI(
+            api_key=endpoint.key or _NO_KEY,
+            base_url=endpoint.base_url,
+            max_retries=0,
+            timeout=timeout,
+            http_client=DefaultAioHttpClient(limits=limits, timeout=timeout),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._openai.close()
+
+    async def complete(self, request: Request, dialect: Dialect) -> Result:
+        """One chat completion."""
+        if (missing := self._no_key()) is not None:
+            return missing
+        parameters = self._parameters(request, dialect)
+        limit = min(self._timeout_seconds, request.timeout_seconds or math.inf)
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(limit):
+                raw = await self._openai.chat.completions.with_raw_response.create(**parameters)
+            return self._reply(raw.text, raw.headers, request.model, time.monotonic() - began)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            return self._refused(error, request, dialect, parameters)
+        except (openai.APIError, TimeoutError) as error:
+            return failures.of_error(self._endpoint, request.model, error, limit)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Vectors | Limited | Broken:
+        """One embeddings call."""
+        if (missing := self._no_key()) is not None:
+            return missing
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                raw = await self._openai.embeddings.with_raw_response.create(
+                    model=model, input=list(texts), encoding_format="float"
+                )
+            return self._vectors(raw.text, raw.headers, model, len(texts), time.monotonic() - began)
+        except (openai.APIError, TimeoutError) as error:
+            return failures.of_error(self._endpoint, model, error, self._timeout_seconds)
+
+    # --- asking ---
+
+    def _no_key(self) -> Limited | None:
+        endpoint = self._endpoint
+        if endpoint.key or not endpoint.needs_key:
+            return None
+        return blocked(
+            f"no key for {endpoint.shown}: set {endpoint.key_source}, or the address to a server that needs none"
+        )
+
+    def _parameters(self, request: Request, dialect: Dialect) -> dict[str, Any]:
+        cap_field = dialect.cap_field or default_cap_field(self._endpoint.base_url)
+        parameters: dict[str, Any] = {
+            "model": request.model,
+            "messages": list(request.messages),
+            cap_field: request.max_output_tokens,
+        }
+        if request.tools and dialect.tools:
+            parameters["tools"] = list(request.tools)
+        elif request.tools:
+            parameters["messages"] = in_words(request.messages, request.tools)
+        else:
+            parameters |= structure_parameters(request.schema, dialect.rung)
+        effort = request.reasoning_effort or self._reasoning_effort
+        if effort and dialect.effort:
+            parameters["reasoning_effort"] = effort
+        return parameters
+
+    # --- reading ---
+
+    def _reply(
+        self, text: str, headers: Mapping[str, str], model: str, seconds: float
+    ) -> Reply | Limited | Broken:
+        url = self._endpoint.shown
+        body = json_object(text)
+        if body is None:
+            return Broken(
+                "provider_unavailable", f"{url} answered with something that is no JSON object", True
+            )
+        error = body.get("error")
+        if isinstance(error, dict | str) and not body.get("choices"):
+            said = error.get("message") if isinstance(error, dict) else error
+            code = error.get("code") if isinstance(error, dict) else None
+            return failures.in_answer(self._endpoint, model, redact(str(said))[:500], code)
+        choice = first_choice(body.get("choices"))
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            return Broken("provider_unavailable", f"{url} answered without a message", True)
+        calls = message.get("tool_calls")
+        return Reply(
+            content=without_thoughts(text_of(message.get("content"))),
+            tool_calls=tuple(call for call in calls if isinstance(call, dict))
+            if isinstance(calls, list)
+            else (),
+            refusal=message.get("refusal") if isinstance(message.get("refusal"), str) else None,
+            finish_reason=choice.get("finish_reason"),
+            usage=usage_of(body, model, seconds),
+            request_id=headers.get("x-request-id") or text_or_none(body.get("id")),
+            rate=rate_of(headers),
+            raw=body,
+        )
+
+    def _vectors(
+        self, text: str, headers: Mapping[str, str], model: str, count: int, seconds: float
+    ) -> Vectors | Broken:
+        body = json_object(text) or {}
+        vectors = in_order(body.get("data"))
+        if len(vectors) != count:
+            return Broken("invalid_answer", f"{model} gave {len(vectors)} embeddings for {count} texts", True)
+        return Vectors(vectors, usage_of(body, model, seconds), headers.get("x-request-id"), rate_of(headers))
+
+    def _refused(
+        self, error: openai.APIStatusError, request: Request, dialect: Dialect, parameters: Mapping[str, Any]
+    ) -> Result:
+        """400 or 422: a prompt too long, a filter, a key, a dialect to learn, or a bad request."""
+        said = failures.said_by(error)
+        if (found := failures.of_request(self._endpoint, request.model, said)) is not None:
+            return found
+        lower = after_refusal(dialect, said, parameters)
+        if lower is not None:
+            return Adapted(lower, said)
+        return Broken(
+            "bad_request",
+            f"{self._endpoint.shown} refused the request for {request.model} ({error.status_code}): {said}. "
+            "Fix: check GOALWRIGHT_MODEL and the model's limits.",
+            False,
+            unbilled=True,
+        )
