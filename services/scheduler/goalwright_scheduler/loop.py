@@ -454,6 +454,7 @@ class Loop:
             )
 
     async def _sweep(self, change: Change) -> None:
+        await self._memory.learn_lanes(change.db)
         if self._day != change.now.astimezone(UTC).date():
             await accounts.begin_day(change, witnessed=self._day is not None)
         if self._work_was_lost:
