@@ -262,8 +262,18 @@ def _tell(view: GoalView, event: Event) -> tuple[str, str, str] | None:
             return "reflector", "yellow", f"asks for another plan: {gist(_words(data, 'reason'), 200)}"
         case "progress.reported":
             return "progress", "dim", _words(data, "summary", "message", "text") or _sums(view)
-        case "feedback.received" | "note.posted":
-            return event.kind.partition(".")[0], "cyan", _words(data, "rating", "text")
+        case "feedback.received":
+            return "feedback", "cyan", _words(data, "rating", "text")
+        case "note.posted":
+            return "note", "cyan", f"{role(_words(data, 'author'))}: {gist(_words(data, 'text'), 200)}"
+        case "ask.requested":
+            asked = f"{data.get('by')} asks {role(_words(data, 'lane'))}"
+            return "asks", "cyan", f"{asked}: {gist(_words(data, 'question'), 200)}"
+        case "ask.answered":
+            usd = data.get("cost_usd")
+            cost = f" ({money(usd)})" if isinstance(usd, int | float) and usd else ""
+            answer = gist(_words(data, "answer"), 200) or f"no answer, {data.get('status')}"
+            return "answers", "cyan", f"{role(_words(data, 'lane'))} to {data.get('by')}: {answer}{cost}"
         case "task.succeeded" if event.task_id == view.root:
             return None  # the goal's own end says it
         case kind if task is not None and kind.startswith("task."):

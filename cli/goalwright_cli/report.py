@@ -37,6 +37,10 @@ def table(rows: Iterable[tuple[str, ...]], styles: tuple[str, ...] = ()) -> list
     return lines
 
 
+_NOTES = 10
+"""Lines of the blackboard that a goal's status shows."""
+
+
 def goals(rows: list[dict[str, Any]]) -> list[Text]:
     """`goalwright ls`: one line per goal."""
     if not rows:
@@ -91,8 +95,15 @@ def goal(found: Mapping[str, Any], bill: render.Bill) -> list[Text]:
         ("delivered", f"{name} ({ref.get('media_type', '')}, {size_text(int(ref.get('size') or 0))})")
         for name, ref in (found.get("deliverables") or {}).items()
     ]
+    rows += [("noted", f"{_author(note)}: {note['text']}") for note in (found.get("notes") or [])[:_NOTES]]
     rows += [("note", note) for note in render.notes(bill)]
     return [head, *labelled(rows, None)]
+
+
+def _author(note: Mapping[str, Any]) -> str:
+    """Who wrote a line of the blackboard: a role and its task, the reflector or a person."""
+    name = role(str(note.get("author") or ""))
+    return f"{name} ({note['key']})" if note.get("key") else name
 
 
 # --- the graph -----------------------------------------------------------------------------------------
@@ -203,15 +214,37 @@ def task(
         ("inputs", ", ".join(map(str, answer.get("inputs") or []))),
         ("outputs", ", ".join(map(str, answer.get("outputs") or []))),
         ("cost", money(answer.get("cost_usd") or 0)),
+        ("asked", _asked(answer.get("asks") or [], answer.get("asked_usd") or 0)),
+        ("asked by", ((answer.get("spec") or {}).get("asked") or {}).get("by") or ""),
         ("failures", answer.get("failures") or 0),
         ("summary", answer.get("summary") or ""),
     ]
     lines = [head, *labelled([(label, value) for label, value in rows if value or label == "cost"], None)]
+    lines += [line for ask in answer.get("asks") or [] for line in _question_and_answer(ask)]
     bills = {entry.get("epoch"): entry for entry in entries}
     for attempt in answer.get("attempts") or []:
         epoch = int(attempt["epoch"])
         lines += _attempt(attempt, bills.get(epoch), calls.get(epoch, {}))
     return lines
+
+
+def _asked(asks: list[dict[str, Any]], cost: float) -> str:
+    """How many questions a task has put to other roles, and what their answers cost beside the task's own calls."""
+    return f"{plural(len(asks), 'question')} to other roles, {money(cost)}" if asks else ""
+
+
+def _question_and_answer(ask: Mapping[str, Any]) -> list[Text]:
+    head = Text.assemble(
+        (f"asked {role(ask['lane'])}  ", "bold"), (ask["state"], STYLES.get(ask["state"], ""))
+    )
+    rows: list[tuple[str, object]] = [
+        ("id", ask["task_id"]),
+        ("question", ask.get("question") or ""),
+        ("answer", ask.get("answer") or ""),
+        ("error", _message(ask["error"]) if ask.get("error") else ""),
+        ("cost", money(ask.get("cost_usd") or 0)),
+    ]
+    return [Text(), head, *labelled([(label, value) for label, value in rows if value], None)]
 
 
 def _attempt(

@@ -28,6 +28,8 @@ def serve(
     """Run one service until SIGINT or SIGTERM; it reads GOALWRIGHT_* from the environment."""
     if service not in SERVICES:
         raise typer.BadParameter(f"{service!r} is none of {', '.join(SERVICES)}", param_hint="SERVICE")
+    if roles is not None and service != "agent":
+        raise typer.BadParameter(f"the {service} has no roles; only the agent has", param_hint="--roles")
     if roles is not None:
         os.environ["GOALWRIGHT_ROLES_SERVED"] = roles
     if slots is not None:

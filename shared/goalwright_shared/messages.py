@@ -215,6 +215,18 @@ class QuestionSpec(Message):
     timeout_seconds: Seconds | None = None
 
 
+class Asked(Message):
+    """Who has asked for a task: agents set it on the questions that they put to other roles."""
+
+    by: Name  # the key of the asking task
+    roles: list[str]  # the roles that the question has passed, the first asker's first
+
+    @property
+    def hops(self) -> int:
+        """How often it has been asked on: 1 for a first question."""
+        return len(self.roles)
+
+
 class TaskSpec(Message):
     """One task of a graph, as planners, performers and clients write it."""
 
@@ -239,6 +251,7 @@ class TaskSpec(Message):
     prompt: PromptSpec | None = None
     question: QuestionSpec | None = None
     params: JsonValue = None
+    asked: Asked | None = None
 
 
 class Contract(Message):
@@ -373,10 +386,13 @@ class LaneInfo(Message):
 
 
 class Note(Message):
-    """A line on a goal's blackboard; `pinned` ones come from the reflector or a person."""
+    """A line on a goal's blackboard; `pinned` ones come from the reflector or a person. `number` grows with each
+    note; `key` is the task that posted it, on lane `author`."""
 
+    number: Count = 0
     text: str
     author: str = ""
+    key: str | None = None
     pinned: bool = False
 
 
@@ -486,10 +502,12 @@ class Done(_Outcome):
 
 class Expand(_Outcome):
     """First do these tasks. With a `continuation` the task comes back with their results; without one the
-    children produce the parent's outputs. No tasks and a continuation: another turn, please."""
+    children produce the parent's outputs. No tasks and a continuation: another turn, please. `artifacts` are values
+    of earlier turns that these tasks may read by name, beside the parent's inputs."""
 
     kind: Literal["expand"] = "expand"
     tasks: list[TaskSpec] = Field(default_factory=list)
+    artifacts: dict[Name, ArtifactRef] = Field(default_factory=dict)
     continuation: JsonValue = None
     contract: Contract | None = None
     deliverables: list[Deliverable] = Field(default_factory=list)

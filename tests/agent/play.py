@@ -110,7 +110,9 @@ class Play:
         """The next work of an expanded task, after its children."""
         children = []
         if outcome.tasks:
-            graph.compile_generation(outcome.tasks, work.spec.inputs)  # the scheduler would refuse it
+            graph.compile_generation(
+                outcome.tasks, [*work.spec.inputs, *outcome.artifacts]
+            )  # the scheduler would refuse it
             self.generations.append(list(outcome.tasks))
             assert self.child is not None, "the task expanded, and nobody performs children"
             children = [self.child(spec) for spec in outcome.tasks]

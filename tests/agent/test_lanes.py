@@ -145,8 +145,20 @@ def test_users_role_file_adds_a_lane_or_replaces_a_built_in(tmp_path: Path) -> N
     ("name", "text", "complaint"),
     [
         ("bad.md", "You translate.", "front matter"),
-        ("bad.md", "---\ntools: [fly]\ndescription: x\n---\n", "tools.0"),
-        ("bad.md", "---\ntools: []\n---\n", "description: Field required"),
+        (
+            "bad.md",
+            "---\ntools: [read]\ndescription: x\n---\nDo.",
+            "no tool 'read': did you mean read_artifact?",
+        ),
+        ("bad.md", "---\ntools: ask\ndescription: x\n---\nDo.", "tools: 'ask' is no list: write [ask]"),
+        ("bad.md", "---\ntools: []\n---\nDo.", "description is missing: add a line `description: …`"),
+        ("bad.md", "---\ndescription: x\nmax_outputs_tokens: 9\n---\nDo.", "did you mean max_output_tokens?"),
+        (
+            "bad.md",
+            "---\ndescription: x\nmax_output_tokens: 9\n---\nDo.",
+            "greater than or equal to 256, not 9",
+        ),
+        ("bad.md", "---\ndescription: x\n---\n", "no prompt after the front matter"),
         ("bad.md", "---\n: [\n---\n", "no YAML"),
         ("ask.md", ROLE, "file name"),
         ("Bad Name.md", ROLE, "file name"),

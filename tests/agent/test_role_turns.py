@@ -11,6 +11,7 @@ from goalwright_agent.core.prompt import card_in
 from goalwright_agent.handlers import Agent
 from goalwright_shared.messages import (
     ArtifactType,
+    Asked,
     ChildResult,
     Expand,
     Failed,
@@ -73,8 +74,9 @@ async def test_opening_is_role_rules_and_a_card_with_everything_as_data(
     ]
     assert card["outputs"][0]["name"] == "report"
     assert card["errors"] == [{"code": "program_failed", "message": "exit 1", "logs": "Traceback"}]
-    assert card["notes"] == ["mind the gap"]
-    assert names(model.requests[0]) == ["run_program", "ask", "read_artifact", "finish"]
+    assert card["notes"] == [{"by": "reflector", "text": "mind the gap"}]
+    tools = ["run_program", "ask", "read_artifact", "write_artifact", "post_note", "finish"]
+    assert names(model.requests[0]) == tools
     assert "tool_choice" not in model.requests[0]
 
 
@@ -120,7 +122,9 @@ async def test_note_that_arrives_later_is_told_without_changing_the_prefix(
     first = work()
     expand = await play.step(first)
     assert isinstance(expand, Expand)
-    later = play.resumed(first, expand).model_copy(update={"notes": [Note(text="use days, not months")]})
+    later = play.resumed(first, expand).model_copy(
+        update={"notes": [Note(number=1, text="use days, not months")]}
+    )
     await play.step(later)
     assert "use days, not months" in model.sent()[-1]["content"]
     assert model.sent(1)[:2] == model.sent(0)
@@ -196,18 +200,21 @@ async def test_parallel_calls_are_parallel_children_of_one_generation(
     assert [message["tool_call_id"] for message in model.sent() if message["role"] == "tool"] == ids
 
 
-async def test_output_of_an_earlier_program_is_made_again_for_a_later_one(
+async def test_output_of_an_earlier_program_is_brought_along_for_a_later_one(
     agent: Agent, model: ModelServer
 ) -> None:
-    """Names live in one generation; the program that made the input is its sibling again."""
+    """Names live in one generation: what was made before is handed on by reference, not made again."""
     make = TOTAL | {"source": "make()", "outputs": [{"name": "tidy", "type": "table"}]}
     use = TOTAL | {"source": "use()", "inputs": ["tidy"]}
     model.next(calls(("run_program", make)), calls(("run_program", use)), calls(finish(report="22")))
     play = Play(agent, child=lambda c: done_child(c, **{out.name: "a\n1\n" for out in c.outputs}))
     await play.to_end(work())
-    second = play.generations[1]
-    assert [spec.program.source for spec in second if spec.program] == ["make()", "use()"]
-    assert len(model.tool_results()) == 2, "a replay is no call of the model's"
+    assert [spec.program.source for spec in play.generations[1] if spec.program] == ["use()"]
+    first, second, _ = play.outcomes
+    assert isinstance(first, Expand)
+    assert isinstance(second, Expand)
+    assert first.artifacts == {}
+    assert second.artifacts["tidy"].inline == "a\n1\n"
 
 
 async def test_read_artifact_is_another_turn_without_children(agent: Agent, model: ModelServer) -> None:
@@ -241,14 +248,17 @@ async def test_question_is_passed_on_twice_at_most(agent: Agent, model: ModelSer
     ask = ("ask", {"role": "analyst", "instruction": "Why?", "inputs": []})
     model.next(calls(ask), calls(finish(report="because")))
     play = Play(agent, child=lambda spec: done_child(spec, **{spec.outputs[0].name: "so"}))
-    await play.to_end(work(task(params={"hops": 1})))
-    assert play.generations[0][0].params == {"hops": 2}
+    await play.to_end(work(task(asked=Asked(by="report", roles=["writer"]))))
+    asked = play.generations[0][0].asked
+    assert asked == Asked(by="total", roles=["writer", "coder"])
+    assert asked.hops == 2
 
 
 async def test_third_hop_is_answered_by_an_error_message(agent: Agent, model: ModelServer) -> None:
     ask = ("ask", {"role": "analyst", "instruction": "Why?", "inputs": []})
     model.next(calls(ask), calls(finish(report="because")))
-    await Play(agent).to_end(work(task(params={"hops": 2})))
+    await Play(agent).to_end(work(task(asked=Asked(by="draft", roles=["writer", "researcher"]))))
+    assert "ask" not in names(model.requests[0])
     [result] = model.tool_results()
     assert result["status"] == "error"
     assert "answer it yourself" in result["error"]

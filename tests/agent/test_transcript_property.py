@@ -57,9 +57,9 @@ def played(state: State, raw: list[dict[str, Any]], fails: bool) -> State:
     """One turn, as the handlers play it."""
     step = step_of("", raw, WORK, state, ALLOWED, ["critic", "analyst"])
     if step.children:
-        graph.compile_generation(step.children, SPEC.inputs)
+        graph.compile_generation(step.children, [*SPEC.inputs, *step.artifacts])
     now = [fault_message(call) for call in step.faults]
-    now += [tool_message(call.call_id, {"status": "succeeded"}) for call in step.reads]
+    now += [tool_message(call.call_id, {"status": "succeeded"}) for call in step.at_once]
     now += [tool_message(step.finish.call_id, {"status": "error"})] if step.finish else []
     state = state.said(step.message, *now, pending=list(step.pending))
     state = State.model_validate_json(state.model_dump_json(by_alias=True, exclude_defaults=True))

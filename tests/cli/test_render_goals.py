@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from goalwright_cli import render, tree, view, words
+from goalwright_cli import render, report, tree, view, words
 from goalwright_cli.files import Delivered
 from goalwright_cli.render import Bill
 from goalwright_cli.view import GoalView, TaskView
@@ -183,3 +183,54 @@ def test_drawing_a_thousand_tasks_is_fast_enough_for_eight_frames_a_second() -> 
     for _ in range(5):
         tree.rows(seen, 30)
     assert (time.process_time() - began) / 5 < 0.1
+
+
+def test_the_story_tells_who_asks_whom_what_and_what_is_noted() -> None:
+    ask = {"key": "ask-0-0", "lane": "agent.critic", "by": "total", "parent": "3"}
+    talk: list[Step] = [
+        ("note.posted", "3", {"author": "agent.coder", "key": "total", "text": "Prices are net."}),
+        ("ask.requested", "9", ask | {"question": "Is it right?", "hops": 1}),
+        ("ask.answered", "9", ask | {"status": "succeeded", "answer": "Yes.", "cost_usd": 0.002}),
+        ("ask.answered", "9", ask | {"status": "dead", "answer": "", "cost_usd": 0}),
+    ]
+    _, steps = play([*BEGIN, *talk])
+    told = [render.story(seen, event, every=True)[0].plain.split("  ", 1)[1] for seen, event in steps[-4:]]
+    assert [" ".join(line.split()) for line in told] == [
+        "note coder: Prices are net.",
+        "asks total asks critic: Is it right?",
+        "answers critic to total: Yes. ($0.0020)",
+        "answers critic to total: no answer, dead",
+    ]
+
+
+def test_a_task_shows_what_it_asked_with_the_cost_and_a_goal_its_newest_notes() -> None:
+    ask = {"task_id": "9", "key": "ask-0-0", "lane": "agent.critic", "by": "total", "state": "succeeded",
+           "question": "Is it right?", "answer": "Yes.", "error": None, "cost_usd": 0.002}  # fmt: skip
+    lost = ask | {"state": "dead", "answer": "", "error": {"code": "no", "message": "nobody knows"}}
+    answer = {"key": "total", "state": "succeeded", "task_id": "3", "lane": "agent.coder", "cost_usd": 0.001,
+              "asks": [ask, lost], "asked_usd": 0.004, "spec": {"asked": None}}  # fmt: skip
+    lines = [" ".join(line.split()) for line in plain(report.task(answer, [], {}))]
+    assert "cost $0.0010" in lines
+    assert "asked 2 questions to other roles, $0.0040" in lines
+    assert lines[lines.index("asked critic succeeded") :][:5] == [
+        "asked critic succeeded", "id 9", "question Is it right?", "answer Yes.", "cost $0.0020",
+    ]  # fmt: skip
+    assert "error nobody knows" in lines
+    other = {
+        "key": "ask-0-0",
+        "state": "ready",
+        "task_id": "9",
+        "lane": "agent.critic",
+        "spec": {"asked": {"by": "total"}},
+    }
+    assert "asked by total" in [" ".join(line.split()) for line in plain(report.task(other, [], {}))]
+    notes = [{"author": "agent.coder", "key": "total", "text": f"note {at}"} for at in range(30, 0, -1)]
+    found = {
+        "goal_id": "g",
+        "status": "running",
+        "notes": [{"author": "person", "key": None, "text": "go"}, *notes],
+    }
+    shown = [line for line in plain(report.goal(found, Bill(0.0))) if "note" in line or "person" in line]
+    assert len(shown) == 10
+    assert "person: go" in shown[0]
+    assert "coder (total): note 30" in shown[1]

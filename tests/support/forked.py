@@ -1,5 +1,5 @@
-"""Schedulers and performers as processes of their own without two seconds of imports each: one process has
-imported everything and forks on demand. `python -m support.forked` is that process.
+"""Schedulers, performers and agents as processes of their own without two seconds of imports each: one process has
+imported everything (the agent once one is asked for) and forks on demand. `python -m support.forked` is that process.
 
 It reads lines of JSON from stdin: `{"role", "environment"}` is answered with the new process's id, `{"reap"}`
 (an id) with its exit code once it has ended.
@@ -10,22 +10,25 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from goalwright_cli import processes
 
-from support import crashing, performer
-
 _PR_SET_PDEATHSIG = 1
-_ROLES = {"scheduler": crashing.serve, "performer": performer.serve}
+_ROLES = {
+    "scheduler": ("support.crashing", "serve"),
+    "performer": ("support.performer", "serve"),
+    "agent": ("goalwright_agent.app", "serve"),
+}
 
 
 class Process:
@@ -80,8 +83,8 @@ def _server() -> subprocess.Popen[bytes]:
     )
 
 
-def _become(role: str, environment: Mapping[str, str]) -> NoReturn:
-    """In the child: an ordinary process of that role, which dies with the one that forked it."""
+def _become(serve: Callable[[], Coroutine[Any, Any, int]], environment: Mapping[str, str]) -> NoReturn:
+    """In the child: an ordinary process of that service, which dies with the one that forked it."""
     code = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -89,18 +92,28 @@ def _become(role: str, environment: Mapping[str, str]) -> NoReturn:
         os.dup2(2, 1)
         os.environ.clear()
         os.environ.update(environment)
-        code = asyncio.run(_ROLES[role]())
+        code = asyncio.run(serve())
     finally:
         os._exit(code)
 
 
+def _serve_of(role: str) -> Callable[[], Coroutine[Any, Any, int]]:
+    module, name = _ROLES[role]
+    serve: Callable[[], Coroutine[Any, Any, int]] = getattr(importlib.import_module(module), name)
+    return serve
+
+
 def _main() -> None:
+    for role in ("scheduler", "performer"):
+        _serve_of(role)
     for line in sys.stdin:
         question = json.loads(line)
         if "reap" in question:
             answer = os.waitstatus_to_exitcode(os.waitpid(question["reap"], 0)[1])
-        elif (answer := os.fork()) == 0:
-            _become(question["role"], question["environment"])
+        else:
+            serve = _serve_of(question["role"])
+            if (answer := os.fork()) == 0:
+                _become(serve, question["environment"])
         os.write(1, f"{answer}\n".encode())
 
 

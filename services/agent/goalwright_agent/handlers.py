@@ -23,9 +23,7 @@ from goalwright_agent.core import prompt
 from goalwright_agent.core.answers import first_cap
 from goalwright_agent.core.packing import TooBig, estimate_tokens, pack
 from goalwright_agent.core.tools import definitions
-from goalwright_agent.core.turns import (
-    State,
-)
+from goalwright_agent.core.turns import State, askable
 from goalwright_agent.outcomes import broken_off, failed, ids, nothing_used, throttled, too_big
 from goalwright_agent.provider import Provider
 from goalwright_agent.replies import again, read_reply
@@ -77,7 +75,8 @@ class Agent:
             inputs = await material.describe(attempt.artifacts, work.inputs, role.excerpt_chars)
             card = prompt.task_card(work, role.name, inputs)
             messages = prompt.opening(role.name, role.prompt, card, has_tools=bool(tools))
-            state = State(messages=messages, notes_seen=len(work.notes), errors_seen=len(work.attempt_errors))
+            newest = max((note.number for note in work.notes), default=0)
+            state = State(messages=messages, notes_seen=newest, errors_seen=len(work.attempt_errors))
         if state.pending:
             state = await resume(work, attempt, state)
         if not tools:
@@ -88,7 +87,7 @@ class Agent:
         described = {name: other.description for name, other in self._roles.items()}
         return Session(
             work, attempt, grant, state, role.name, tools=tools,
-            definitions=tuple(definitions(tools[:-1], described)), askable=tuple(described),
+            definitions=tuple(definitions(tools[:-1], askable(work, described))), askable=tuple(described),
         )  # fmt: skip
 
     async def _call(self, session: Session) -> Outcome:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from goalwright_shared.messages import (
     ArtifactRef,
@@ -24,7 +23,7 @@ from goalwright_agent.calls import Reply
 from goalwright_agent.core import prompt
 from goalwright_agent.core.answers import candidate
 from goalwright_agent.core.packing import clip
-from goalwright_agent.core.tools import Finish, ReadArtifact
+from goalwright_agent.core.tools import Finish, PostNote, ReadArtifact, WriteArtifact
 from goalwright_agent.core.turns import (
     MAX_CORRECTIONS,
     Call,
@@ -39,6 +38,9 @@ from goalwright_agent.sessions import ANSWER_TYPES, Session
 
 _REPEATED_ANSWER = 4_000
 """Characters of a wrong answer that are sent back with its correction."""
+
+WRITABLE_TYPES = (ArtifactType.TEXT, ArtifactType.JSON, ArtifactType.TABLE, ArtifactType.FILE)
+"""What a model can write as text; the other types come from programs."""
 
 _SELF_TOLD = ("summary", "reason", "objective", "title")
 _SUMMARY = 300
@@ -133,41 +135,71 @@ async def _answer_in_words(session: Session, content: str) -> Outcome:
 
 
 async def _follow(session: Session, step: Step) -> Outcome:
-    """Do what a reply's tool calls ask for."""
-    work, state = session.work, session.state
+    """Do what a reply's tool calls ask for; the notes among them go out with whatever becomes of it."""
+    state = session.state.said(step.message)
+    for call in step.faults:
+        state = state.said(fault_message(call))
+    for call in step.at_once:
+        state = await _performed(session, state, call)
+    posted = [redact(call.arguments.text) for call in step.at_once if isinstance(call.arguments, PostNote)]
+    outcome = await _next(session, state, step)
+    return outcome.model_copy(update={"notes": posted}) if posted else outcome
+
+
+async def _next(session: Session, state: State, step: Step) -> Outcome:
+    """The outcome of a reply, once what can be done at once is done."""
     if step.finish is not None and isinstance(step.finish.arguments, Finish):
         finish = step.finish.arguments
         texts = {out.name: out.text for out in finish.outputs if out.text is not None}
-        session = replace(session, state=state.said(step.message))
-        return await _delivered(session, texts, finish.summary, step.finish)
-    now = [fault_message(call) for call in step.faults]
-    for call in step.reads:
-        now.append(await _read_result(session, call))
-    progressed = bool(step.children or step.reads)
-    corrections = 0 if progressed else state.corrections + 1
+        return await _delivered(replace(session, state=state), texts, finish.summary, step.finish)
+    corrections = 0 if step.children or step.at_once else state.corrections + 1
     if corrections > MAX_CORRECTIONS:
-        return failed(
-            work, "invalid_answer", "; ".join(call.fault for call in step.faults)[:2000], retryable=True
-        )
-    state = state.said(
-        step.message, *now, pending=list(step.pending), corrections=corrections, whole_cap=False
+        why = "; ".join(call.fault for call in step.faults)[:2000]
+        return failed(session.work, "invalid_answer", why, retryable=True)
+    state = state.model_copy(
+        update={"pending": list(step.pending), "corrections": corrections, "whole_cap": False}
     )
     await session.attempt.log(f"{session.role}: {', '.join(_called(step)) or 'another try'}")
-    return await again(session, state, list(step.children))
+    return await again(session, state, list(step.children), step.artifacts)
 
 
 def _called(step: Step) -> list[str]:
-    return [pending.tool for pending in step.pending] + ["read_artifact" for _ in step.reads]
+    return [pending.tool for pending in step.pending] + [call.name for call in step.at_once]
 
 
-async def _read_result(session: Session, call: Call) -> dict[str, Any]:
-    assert isinstance(call.arguments, ReadArtifact)
-    wanted = call.arguments
-    refs = session.work.inputs | session.state.artifacts
-    result = await material.read_part(
-        session.attempt.artifacts, refs, wanted.name, wanted.offset, wanted.length
-    )
-    return tool_message(call.call_id, result)
+async def _performed(session: Session, state: State, call: Call) -> State:
+    """The state after a call that needs no child."""
+    match call.arguments:
+        case ReadArtifact() as wanted:
+            refs = session.work.inputs | state.artifacts
+            result = await material.read_part(
+                session.attempt.artifacts, refs, wanted.name, wanted.offset, wanted.length
+            )
+        case WriteArtifact() as given:
+            return await _written(session, state, call.call_id, given)
+        case _:
+            result = {"status": "succeeded"}  # a note: posted with the outcome
+    return state.said(tool_message(call.call_id, result))
+
+
+async def _written(session: Session, state: State, call_id: str, given: WriteArtifact) -> State:
+    """Keep a text under a name; what is declared as an output is checked as such."""
+    specs = {out.name: out for out in session.work.spec.outputs}
+    spec = specs.get(given.name) or OutputSpec(name=given.name, type=ArtifactType(given.type))
+    if given.name in session.work.spec.inputs:
+        wrong = [f"{given.name} is an input of the task: choose another name"]
+    elif spec.type not in WRITABLE_TYPES:
+        wrong = [f"{given.name} is declared as a {spec.type}: let a program write it"]
+    else:
+        found = candidate(spec, given.text)
+        text = given.text if found.fault else found.text
+        checks = await material.checked([spec], [], {spec.name: text}, {})
+        wrong = [found.fault] if found.fault else _evidence(checks)
+    if wrong:
+        return state.said(tool_message(call_id, {"status": "error", "error": "; ".join(wrong)}))
+    made = await material.stored(session.attempt.artifacts, [spec], {spec.name: text})
+    result = {"status": "succeeded", "name": spec.name, "type": spec.type, "size": made[spec.name].size}
+    return state.said(tool_message(call_id, result), artifacts=state.artifacts | made)
 
 
 async def _delivered(
@@ -233,13 +265,19 @@ async def _corrected(session: Session, content: str, wrong: list[str]) -> Outcom
     return await again(session, state.said(answer, back, corrections=state.corrections + 1, whole_cap=False))
 
 
-async def again(session: Session, state: State, tasks: list[TaskSpec] | None = None) -> Outcome:
-    """Another turn, after `tasks` if there are any; refused when this was the last one."""
+async def again(
+    session: Session,
+    state: State,
+    tasks: list[TaskSpec] | None = None,
+    artifacts: Mapping[str, ArtifactRef] | None = None,
+) -> Outcome:
+    """Another turn, after `tasks` if there are any (which read `artifacts` of earlier turns); refused when this was
+    the last one."""
     work = session.work
     if prompt.turns_left(work) == 0:
         return failed(work, "max_turns", f"not finished within {work.spec.max_turns} turns", retryable=True)
     continuation = await material.saved(session.attempt.artifacts, state)
-    return Expand(**ids(work), tasks=tasks or [], continuation=continuation)
+    return Expand(**ids(work), tasks=tasks or [], artifacts=dict(artifacts or {}), continuation=continuation)
 
 
 def _evidence(checks: list[CheckResult]) -> list[str]:

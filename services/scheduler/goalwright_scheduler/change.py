@@ -106,7 +106,14 @@ class VotesCast:
     task: int
 
 
-Followup: TypeAlias = GoalEnds | ChecksEnded | ReplanEnded | TwinEnded | VotesCast
+@dataclass(frozen=True, slots=True)
+class AskEnded:
+    """To do before the commit: a question to another role has its answer, or will have none."""
+
+    task: int
+
+
+Followup: TypeAlias = GoalEnds | ChecksEnded | ReplanEnded | TwinEnded | VotesCast | AskEnded
 
 
 @dataclass(slots=True)

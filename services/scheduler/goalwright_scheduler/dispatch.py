@@ -12,7 +12,7 @@ import orjson
 from goalwright_shared.graph import canonical_hash
 from goalwright_shared.messages import SCHEMA_VERSION, Lane, LlmGrant, TaskSpec
 
-from goalwright_scheduler import accounts, bills, goals
+from goalwright_scheduler import accounts, bills, goals, talk
 from goalwright_scheduler.change import Change, Flight, Sent
 from goalwright_scheduler.core import money, rate
 from goalwright_scheduler.core.ready import Ready
@@ -22,8 +22,6 @@ Row: TypeAlias = asyncpg.Record
 
 MOST = 512
 """Tasks dispatched in one transaction."""
-
-_NOTES = 20
 
 _CONTRACT_BYTES, _DELIVERABLES = 4_096, 50
 """A contract over so many bytes travels with so many deliverables; `query.goal` has them all."""
@@ -163,7 +161,7 @@ async def works(change: Change, memory: Memory, rows: Sequence[Any]) -> list[Sen
     children = await _children(change, [row["id"] for row in rows if row["expansion_kind"] == "resume"])
     errors = await _errors(change, [row["id"] for row in rows if row["failures"]])
     contracts = await _contracts(change, memory, {row["goal"] for row in rows})
-    notes = await _notes(change, {row["goal"] for row in rows if _listens(memory.lanes[row["lane"]])})
+    notes = await talk.notes(change, {row["goal"] for row in rows if _listens(memory.lanes[row["lane"]])})
     above = await _ancestors(change, [row["id"] for row in rows if row["lane"] == "plan"])
     made = []
     for row in rows:
@@ -200,12 +198,13 @@ async def works(change: Change, memory: Memory, rows: Sequence[Any]) -> list[Sen
 
 
 def _flight(change: Change, row: Row, lane: Lane) -> list[Flight]:
-    """What to remember of a dispatch whose answer is simply taken: nothing is checked or planned."""
+    """What to remember of a dispatch whose answer is simply taken: nothing is checked, planned or told to an asker."""
     spec = orjson.loads(row["spec"])
     if (
         lane.name == "plan"
         or row["id"] == row["root_task"]
         or any(check["kind"] in ("program", "rubric") for check in spec["acceptance"])
+        or spec.get("asked") is not None
     ):
         return []
     outputs = tuple((output["name"], output["type"]) for output in spec["outputs"])
@@ -301,16 +300,3 @@ def _told_contract(contract: str) -> str:
         return contract
     body = json.loads(contract)
     return json.dumps({**body, "deliverables": body["deliverables"][:_DELIVERABLES]})
-
-
-async def _notes(change: Change, goals_of: set[int]) -> dict[int, list[dict[str, Any]]]:
-    """The newest notes of goals, pinned ones first."""
-    notes = {}
-    for goal in goals_of:
-        lines = await change.db.fetch(
-            "SELECT text, author, pinned FROM note WHERE goal = $1 ORDER BY pinned DESC, id DESC LIMIT $2",
-            goal,
-            _NOTES,
-        )
-        notes[goal] = [dict(line) for line in lines]
-    return notes

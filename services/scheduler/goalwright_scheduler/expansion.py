@@ -11,7 +11,7 @@ from typing import Any
 
 from goalwright_shared.errors import Refused
 from goalwright_shared.graph import Compiled
-from goalwright_shared.messages import Contract, Pruned, TaskSpec
+from goalwright_shared.messages import ArtifactRef, Contract, Pruned, TaskSpec
 
 from goalwright_scheduler import people, ranking
 from goalwright_scheduler.change import Change, TaskRow
@@ -86,11 +86,12 @@ async def insert_generation(
     to: State = State.EXPANDED,
     values: Mapping[str, float] | None = None,
     share: bool = True,
+    artifacts: Mapping[str, ArtifactRef] | None = None,
 ) -> list[dict[str, Any]] | None:
     """Children for a parent that was in one of `states` at its epoch; None when that race was lost.
 
     Returns the first children as events tell them. `continuation` is JSON; `values` are the deliverables'.
-    `share`: whether equal ones of them may share a result.
+    `share`: whether equal ones of them may share a result. `artifacts` are names that only this generation sees.
     """
     share = share and change.settings.share_equal_tasks != "never"
     if kind == "check":  # checks never nest
@@ -111,6 +112,8 @@ async def insert_generation(
     if not specs:
         return []
     await bring_inputs(change, parent)
+    for name, ref in (artifacts or {}).items():
+        change.artifacts.append((parent.goal, parent.id, generation, name, None, ref.model_dump_json()))
     starts = ranking.head_starts(change, parent, specs, compiled, values)
     return await insert_children(
         change, parent, generation, specs, compiled.needs, starts, set(), share=share and kind != "check"

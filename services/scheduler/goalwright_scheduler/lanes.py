@@ -11,7 +11,8 @@ from goalwright_shared.telemetry import redact
 
 
 async def store_lanes(dsn: str, lanes: Sequence[Lane], pools: Sequence[PoolLimit]) -> list[str]:
-    """Insert or update lanes and limits; lanes of users stay. Idempotent. Returns what changed, for people."""
+    """Insert or update lanes and limits; lanes of users stay. Lanes of roles whose file is gone stay for the tasks that
+    are on them, and are offered to planners no more. Idempotent. Returns what changed, for people."""
     try:
         db = await asyncpg.connect(dsn)
     except (OSError, asyncpg.PostgresError) as error:
@@ -21,6 +22,12 @@ async def store_lanes(dsn: str, lanes: Sequence[Lane], pools: Sequence[PoolLimit
         ) from error  # fmt: skip
     try:
         changed = [await _store_lane(db, lane) for lane in lanes]
+        gone = await db.fetch(
+            """UPDATE lane SET lane = jsonb_set(lane, '{plannable}', 'false')
+               WHERE name LIKE 'agent.%' AND name <> ALL($1::text[]) AND (lane->>'plannable')::bool RETURNING name""",
+            [lane.name for lane in lanes],
+        )
+        changed += [f"lane {row['name']} has no role any more: it is not offered to planners" for row in gone]
         for pool in pools:
             await db.execute(
                 """INSERT INTO rate (pool, requests_per_minute, tokens_per_minute) VALUES ($1, $2, $3)

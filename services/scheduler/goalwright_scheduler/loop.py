@@ -32,10 +32,19 @@ from goalwright_scheduler import (
     outcomes,
     relay,
     sweep,
+    talk,
     tasks,
     twins,
 )
-from goalwright_scheduler.change import Change, ChecksEnded, GoalEnds, ReplanEnded, TwinEnded, VotesCast
+from goalwright_scheduler.change import (
+    AskEnded,
+    Change,
+    ChecksEnded,
+    GoalEnds,
+    ReplanEnded,
+    TwinEnded,
+    VotesCast,
+)
 from goalwright_scheduler.core.states import GoalStatus
 from goalwright_scheduler.intake import bury
 from goalwright_scheduler.items import Control, Item, Outcomes, Presence, Submission
@@ -445,6 +454,7 @@ class Loop:
             )
 
     async def _sweep(self, change: Change) -> None:
+        await self._memory.learn_lanes(change.db)
         if self._day != change.now.astimezone(UTC).date():
             await accounts.begin_day(change, witnessed=self._day is not None)
         if self._work_was_lost:
@@ -559,6 +569,8 @@ async def follow(change: Change) -> None:
                 row = (await change.load([task])).get(task)
                 if row is not None:
                     await twins.count_votes(change, row)
+            case AskEnded(task):
+                await talk.answered(change, task)
             case ReplanEnded(task):
                 row = (await change.load([task])).get(task)
                 if row is not None and row.parent is not None:

@@ -57,6 +57,17 @@ class Memory:
         self._due.add((row["due_at"].timestamp(), row["id"]) for row in await db.fetch(SQL["load_due"]))
         self.leaders = {row["leader"] for row in await db.fetch("SELECT DISTINCT leader FROM follower")}
 
+    async def learn_lanes(self, db: Db) -> None:
+        """Lanes that `goalwright topology apply` has stored since: live without another leader."""
+        new = {name: lane for name, lane in (await load_lanes(db)).items() if self.lanes.get(name) != lane}
+        pools = {lane.pool for lane in new.values() if lane.pool} - self.rates.keys()
+        for row in (
+            await db.fetch("SELECT * FROM rate WHERE pool = ANY($1::text[])", list(pools)) if pools else ()
+        ):
+            self.rates[row["pool"]] = pool_rate(row)
+        self.lanes.update(new)
+        self._charge(new)
+
     def _charge(self, lanes: dict[str, Lane]) -> None:
         """Turns between goals are charged with what a dispatch reserves."""
         for name, lane in lanes.items():

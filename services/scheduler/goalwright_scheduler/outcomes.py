@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -26,7 +26,7 @@ from goalwright_shared.messages import (
     Throttled,
 )
 
-from goalwright_scheduler import bills, checking, expansion, pools, ranking, revision, tasks
+from goalwright_scheduler import bills, checking, expansion, pools, ranking, revision, talk, tasks
 from goalwright_scheduler.change import Change, Flight, GoalEnds, TaskRow
 from goalwright_scheduler.core import money, rate, submission
 from goalwright_scheduler.core.digests import action_digest
@@ -126,7 +126,7 @@ async def _apply_one(change: Change, arrived: Arrived) -> None:
         )
         return
     for note in outcome.notes[:20]:
-        await _post(change, row, note)
+        await talk.post(change, row, note)
     try:
         match outcome:
             case Done():
@@ -182,15 +182,16 @@ def _objection(row: TaskRow, outcome: Done) -> TaskError | None:
 
 
 def _declared(row: TaskRow, outcome: Done) -> dict[str, ArtifactRef]:
-    """The declared outputs, under their names; sizes and hashes of inline values are our own."""
-    taken = {}
-    for output in row.spec.outputs:
-        ref = outcome.outputs[output.name]
-        if ref.inline is not None:
-            body = ref.inline.encode("utf-8", "replace")
-            ref = ref.model_copy(update={"size": len(body), "sha256": hashlib.sha256(body).hexdigest()})
-        taken[output.name] = ref.model_copy(update={"name": output.name})
-    return taken
+    """The declared outputs, under their names."""
+    return {output.name: _measured(output.name, outcome.outputs[output.name]) for output in row.spec.outputs}
+
+
+def _measured(name: str, ref: ArtifactRef) -> ArtifactRef:
+    """An artifact under this name; size and hash of an inline value are our own."""
+    if ref.inline is not None:
+        body = ref.inline.encode("utf-8", "replace")
+        ref = ref.model_copy(update={"size": len(body), "sha256": hashlib.sha256(body).hexdigest()})
+    return ref.model_copy(update={"name": name})
 
 
 def _answer(change: Change, row: TaskRow, outcome: Done) -> None:
@@ -241,12 +242,13 @@ async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
     replaces = outcome.continuation is None
     if row.is_root and replaces:
         root, specs = _adopted(row, outcome)
-    compiled = _compiled(root, specs, exports=replaces)
+    brought = _brought(specs, outcome)
+    compiled = _compiled(root, specs, brought, exports=replaces)
     values = ranking.told_values(root.spec.params) if row.is_root else None
     children = await expansion.insert_generation(
         change, root, specs, compiled, states=[State.DISPATCHED], values=values,
         kind="replace" if replaces else "resume",
-        continuation=None if replaces else _json(outcome),
+        continuation=None if replaces else _json(outcome), artifacts=brought,
     )  # fmt: skip
     if children is None:
         return
@@ -268,20 +270,33 @@ async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
         expansion.emit_adopted(
             change, root, children, specs, contract, "planner", outcome.pruned, outcome.warnings
         )
+    talk.requested(change, row, specs, children)
     if not specs:
         await tasks.resume(change, row, (State.EXPANDED,))
+
+
+def _brought(specs: Sequence[TaskSpec], outcome: Expand) -> dict[str, ArtifactRef]:
+    """What an expansion brings along for its tasks to read."""
+    made = {output.name for spec in specs for output in spec.outputs}
+    if both := sorted(made & outcome.artifacts.keys()):
+        raise Refused(
+            "invalid_expansion", f"{', '.join(both)} is brought along, and made by one of the tasks"
+        )
+    return {name: _measured(name, ref) for name, ref in outcome.artifacts.items()}
 
 
 def _json(outcome: Expand) -> str:
     return outcome.model_dump_json(include={"continuation"})
 
 
-def _compiled(row: TaskRow, specs: Sequence[TaskSpec], *, exports: bool) -> Compiled:
+def _compiled(row: TaskRow, specs: Sequence[TaskSpec], brought: Iterable[str], *, exports: bool) -> Compiled:
     if not specs:
         return Compiled(needs={}, producers={}, order=(), exports={}, unconsumed=())
     try:
         return compile_generation(
-            specs, row.spec.inputs, [output.name for output in row.spec.outputs] if exports else []
+            specs,
+            [*row.spec.inputs, *brought],
+            [output.name for output in row.spec.outputs] if exports else [],
         )
     except GraphError as error:
         raise Refused(
@@ -398,19 +413,6 @@ async def _throttled(change: Change, row: TaskRow, outcome: Throttled) -> None:
         change.due.append((at, row.id))
     else:  # handed back, or paced by its pool's clock
         await tasks.resume(change, row, (State.DISPATCHED,), turns=0)
-
-
-async def _post(change: Change, row: TaskRow, text: str) -> None:
-    """A line for the goal's blackboard."""
-    text = text[:2000]
-    await change.db.execute(
-        "INSERT INTO note (goal, author, text, at) VALUES ($1, $2, $3, $4)",
-        row.goal,
-        row.lane,
-        text,
-        change.now,
-    )
-    change.emit(row.goal, "note.posted", row.id, text=text, author=row.lane, key=row.key)
 
 
 def answer_of(row: TaskRow, text: str) -> Done:

@@ -13,7 +13,7 @@ from goalwright_shared import subjects
 from goalwright_shared.errors import Refused
 from goalwright_shared.messages import TaskSpec
 
-from goalwright_scheduler import why
+from goalwright_scheduler import talk, why
 from goalwright_scheduler.core import money
 from goalwright_scheduler.memory import Memory, load_lanes
 from goalwright_scheduler.sql import SQL
@@ -73,12 +73,13 @@ class Queries:
         return row
 
     async def goal(self, owner: str, body: Body) -> Body:
-        """A goal: status, money, counts, deliverables."""
+        """A goal: status, money, counts, deliverables, the newest notes."""
         row = await self._goal(owner, body)
         counts = await self._pool.fetch(
             "SELECT state, count(*) AS n FROM task WHERE goal = $1 GROUP BY state", row["num"]
         )
         made = await self._pool.fetch(SQL["load_deliverables"], row["num"], row["root_task"])
+        notes = await self._pool.fetch(SQL["load_notes"], [row["num"]])
         return {
             "goal_id": row["goal_id"], "owner": row["owner"], "status": row["status"], "reason": row["reason"],
             "text": row["text"], **_money(row), "counts": {r["state"]: r["n"] for r in counts},
@@ -86,6 +87,7 @@ class Queries:
             "missing": row["missing"] or [], "summary": row["summary"], "labels": json.loads(row["labels"]),
             "contract": json.loads(row["contract"]) if row["contract"] else None, "revision": row["revision"],
             "value": row["value"], "root_task_id": str(row["root_task"]),
+            "notes": [{**talk.told_note(note), "at": note["at"].isoformat()} for note in notes],
             "created_at": row["created_at"].isoformat(), "deadline": row["deadline"].isoformat(),
             "finished_at": _iso(row["finished_at"]),
         }  # fmt: skip
@@ -137,7 +139,7 @@ class Queries:
         }  # fmt: skip
 
     async def task(self, owner: str, body: Body) -> Body:
-        """One task with its attempts."""
+        """One task with its attempts, and the questions that it has put to other roles."""
         goal = await self._goal(owner, body)
         row = await self._task(goal, body)
         attempts = await self._pool.fetch(
@@ -153,9 +155,11 @@ class Queries:
             "SELECT id FROM task WHERE parent = $1 AND generation = $2 AND $3 = ANY(children)",
             row["parent"], row["generation"], row["id"],
         )  # fmt: skip
+        asks = [talk.exchange(ask) for ask in await self._pool.fetch(SQL["load_asked"], [], row["id"])]
         told = _told({**dict(row), "needs": [r["id"] for r in needs], "cost": cost, "summary": None})
         return {
             **told, "spec": json.loads(row["spec"]), "turns": row["turn"],
+            "asks": asks, "asked_usd": round(sum(ask["cost_usd"] for ask in asks), 6),
             "attempts": [_attempt(attempt) for attempt in attempts],
         }  # fmt: skip
 

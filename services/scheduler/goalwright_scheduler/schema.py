@@ -266,7 +266,8 @@ note = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("goal", BigInteger, ForeignKey("goal.num", ondelete="CASCADE"), nullable=False),
-    Column("author", Text, nullable=False),
+    Column("author", Text, nullable=False),  # a lane, reflector or person
+    Column("key", Text),  # of the task that posted it
     Column("text", Text, nullable=False),
     Column("pinned", Boolean, nullable=False, server_default=text("false")),
     Column("signal_id", Text),

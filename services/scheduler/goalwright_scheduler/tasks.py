@@ -12,6 +12,7 @@ from goalwright_shared.messages import ArtifactRef, Done, TaskError
 
 from goalwright_scheduler import bills, people, replans
 from goalwright_scheduler.change import (
+    AskEnded,
     Bill,
     Change,
     ChecksEnded,
@@ -208,6 +209,8 @@ async def fail(change: Change, row: TaskRow, error: TaskError, *, counts: bool =
 async def die(change: Change, row: TaskRow, error: TaskError) -> None:
     """A task is dead: its policy says what becomes of those who needed it."""
     await change.flush_results()
+    if row.spec.asked is not None:
+        change.followups.append(AskEnded(row.id))
     if row.spec.on_dead == "fail_goal" and not row.is_root:
         await close(change, [row.id], State.DEAD, error.message)
         why = f"task {row.key} failed: {error.message}"
@@ -295,6 +298,8 @@ async def end_with_children(change: Change, row: TaskRow) -> None:
         summary="done by its children", outputs=[r["name"] for r in made], parent=text(row.parent),
     )  # fmt: skip
     ended = await complete(change, [(row.id, row.epoch)], [State.EXPANDED])
+    if row.spec.asked is not None:
+        change.followups.append(AskEnded(row.id))
     replanned(change, row)
     if ended and row.is_root:
         change.followups.append(GoalEnds(row.goal, GoalStatus.DONE))
@@ -335,3 +340,5 @@ def succeeded_event(
         result=result_digest((name, ref.sha256) for name, ref in outputs.items()),
         parent=text(row.parent), **more,
     )  # fmt: skip
+    if row.spec.asked is not None:
+        change.followups.append(AskEnded(row.id))

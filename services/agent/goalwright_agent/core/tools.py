@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from goalwright_shared.messages import Name
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from goalwright_agent.core.answers import storable
@@ -13,7 +14,12 @@ from goalwright_agent.core.answers import storable
 TOOL_LANES = {"run_program": "exec", "ask": "agent.*", "request_approval": "human"}
 """The child lanes that each tool needs; the others need none."""
 
-TOOL_NAMES = ("run_program", "ask", "read_artifact", "request_approval")
+TOOL_NAMES = ("run_program", "ask", "read_artifact", "write_artifact", "post_note", "request_approval")
+
+NOTE_CHARS = 1_000
+"""Characters of one note; a finding fits, a report belongs into an artifact."""
+
+NOTES_PER_REPLY = 3
 
 _TYPES = ["text", "json", "table", "dataset", "database", "file", "folder"]
 
@@ -70,6 +76,20 @@ class ReadArtifact(Arguments):
     length: Annotated[int, Field(ge=1, le=20_000)] = 8_000
 
 
+class WriteArtifact(Arguments):
+    """`write_artifact`: a text kept under a name, for programs, other roles or as an output; another turn."""
+
+    name: Name
+    type: Literal["text", "json", "table", "file"] = "text"
+    text: Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+
+
+class PostNote(Arguments):
+    """`post_note`: a line for everybody who works on the goal; another turn."""
+
+    text: Annotated[str, Field(min_length=1, max_length=NOTE_CHARS)]
+
+
 class RequestApproval(Arguments):
     """`request_approval`: a child on lane `human`."""
 
@@ -96,6 +116,8 @@ _ARGUMENTS: dict[str, type[Arguments]] = {
     "run_program": RunProgram,
     "ask": Ask,
     "read_artifact": ReadArtifact,
+    "write_artifact": WriteArtifact,
+    "post_note": PostNote,
     "request_approval": RequestApproval,
     "finish": Finish,
 }
@@ -125,8 +147,9 @@ def read_call(name: str, arguments: Any, allowed: Sequence[str]) -> Arguments:
 
 
 def definitions(tools: Sequence[str], roles: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The `tools` parameter for a role's tools plus `finish`; `roles` are those it may ask, described."""
-    return [_definition(name, roles) for name in (*tools, "finish")]
+    """The `tools` parameter for a role's tools plus `finish`; `roles` are those it may ask, described: where there
+    are none, nobody can be asked."""
+    return [_definition(name, roles) for name in (*tools, "finish") if name != "ask" or roles]
 
 
 def _definition(name: str, roles: Mapping[str, str]) -> dict[str, Any]:
@@ -165,7 +188,7 @@ _PARAMETERS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "run_program": (
         "Run a program in a sandbox without network. It finds each input as in/<name> (no extension), writes "
         "each output as out/<name> and exits 0. What it prints comes back as stdout and stderr. Inputs are "
-        "the task's inputs, outputs of programs that ran before, or outputs of programs called beside it.",
+        "the task's inputs, artifacts that were made before, or outputs of programs called beside it.",
         {
             "language": {"type": "string", "enum": ["python", "shell"]},
             "source": {"type": "string", "description": "the whole program"},
@@ -178,11 +201,12 @@ _PARAMETERS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         ["language", "source", "inputs", "outputs", "args"],
     ),
     "ask": (
-        "Give a part of the work to another role; its text answer comes back.",
+        "Put a question, or a part of the work, to another role; its text answer comes back. It knows nothing of "
+        "your task but what you tell it. It costs money of this goal, and the same question is put only once.",
         {
             "role": {"type": "string"},
             "instruction": {"type": "string", "description": "what to do, complete in itself"},
-            "inputs": _strings("names of the task's inputs it needs"),
+            "inputs": _strings("names of the artifacts it needs: the task's inputs, or what was made before"),
         },
         ["role", "instruction", "inputs"],
     ),
@@ -194,6 +218,22 @@ _PARAMETERS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
             "length": {"type": "integer", "description": "characters, at most 20000"},
         },
         ["name", "offset", "length"],
+    ),
+    "write_artifact": (
+        "Keep a text under a name. Under the name of a declared output it is that output, and is checked at once; "
+        "under any other name it can be an input of a program or of a question.",
+        {
+            "name": {"type": "string"},
+            "type": {"type": "string", "enum": ["text", "json", "table", "file"]},
+            "text": {"type": "string", "description": "the whole text; it replaces what had the name before"},
+        },
+        ["name", "type", "text"],
+    ),
+    "post_note": (
+        "Tell everybody who works on this goal what they need to know: a fact that was found, a decision, a trap. "
+        "Nobody answers a note. Not for results: those are artifacts.",
+        {"text": {"type": "string", "description": f"complete in itself, at most {NOTE_CHARS} characters"}},
+        ["text"],
     ),
     "request_approval": (
         "Ask a person and wait. Only where the task cannot go on without a human decision.",

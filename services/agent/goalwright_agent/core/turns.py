@@ -5,16 +5,18 @@ The state between two turns is the continuation. Its transcript only ever grows 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from goalwright_shared import graph
 from goalwright_shared.messages import (
     ArtifactRef,
     ArtifactType,
+    Asked,
     ChildResult,
     OutputSpec,
     ProgramSpec,
@@ -28,13 +30,16 @@ from goalwright_agent.core.answers import extract_json, storable
 from goalwright_agent.core.dialect import Dialect
 from goalwright_agent.core.packing import clip
 from goalwright_agent.core.tools import (
+    NOTES_PER_REPLY,
     Arguments,
     Ask,
     BadCall,
     Finish,
+    PostNote,
     ReadArtifact,
     RequestApproval,
     RunProgram,
+    WriteArtifact,
     read_call,
 )
 
@@ -58,6 +63,7 @@ class Pending(BaseModel):
     call_id: str
     key: str
     tool: str
+    question: str = ""  # of an `ask`: its digest
 
 
 class State(BaseModel):
@@ -67,9 +73,9 @@ class State(BaseModel):
 
     messages: list[dict[str, Any]] = []
     pending: list[Pending] = []
-    artifacts: dict[str, ArtifactRef] = {}  # what children have left, by name; the latest counts
-    programs: dict[str, str] = {}  # the calls whose programs left them, by artifact name
-    notes_seen: int = 0  # how many notes and failed tries the card knows
+    artifacts: dict[str, ArtifactRef] = {}  # what was written or left by children, by name; the latest counts
+    asked: dict[str, str] = {}  # questions that were put, by digest: the calls that put them
+    notes_seen: int = 0  # the number of the newest note, and how many failed tries, that the card knows
     errors_seen: int = 0
     corrections: int = 0  # in a row
     whole_cap: bool = False  # the last answer was cut: ask with all that is held
@@ -101,9 +107,10 @@ class Step:
 
     message: dict[str, Any]  # the assistant message as it enters the transcript
     faults: tuple[Call, ...] = ()
-    reads: tuple[Call, ...] = ()
+    at_once: tuple[Call, ...] = ()  # what needs no child: reading, writing, notes
     finish: Call | None = None
     children: tuple[TaskSpec, ...] = ()
+    artifacts: Mapping[str, ArtifactRef] = field(default_factory=dict)  # of earlier turns, which they read
     pending: tuple[Pending, ...] = ()
 
 
@@ -119,26 +126,37 @@ def step_of(
     message = _assistant(content, calls, raw)
     wanting = [call for call in calls if _makes_child(call)]
     specs, refused = _children(wanting, work, state, roles)
+    noisy = [call for call in calls if isinstance(call.arguments, PostNote)][NOTES_PER_REPLY:]
+    refused += [
+        _fault(call, f"at most {NOTES_PER_REPLY} notes at a time: post what matters") for call in noisy
+    ]
     faults = [call for call in calls if call.fault] + refused
-    reads = tuple(call for call in calls if isinstance(call.arguments, ReadArtifact))
+    answered = {call.call_id for call in faults}
+    at_once = tuple(call for call in calls if _is_at_once(call) and call.call_id not in answered)
     finishes = [call for call in calls if isinstance(call.arguments, Finish)]
-    if finishes and (specs or reads or faults or len(finishes) > 1):
+    waits = specs or faults or any(isinstance(call.arguments, ReadArtifact) for call in at_once)
+    if finishes and (waits or len(finishes) > 1):
         early = "call finish alone, when the results of all other calls are known"
         faults += [_fault(call, early) for call in finishes]
         finishes = []
-    accepted = {call.call_id for call in wanting} - {call.call_id for call in refused}
     return Step(
         message=message,
         faults=tuple(faults),
-        reads=reads,
+        at_once=at_once,
         finish=finishes[0] if finishes else None,
         children=tuple(specs),
-        pending=tuple(
-            Pending(call_id=call.call_id, key=_key(call), tool=call.name)
-            for call in wanting
-            if call.call_id in accepted
-        ),
+        artifacts=_brought(specs, work, state),
+        pending=tuple(_pending(call, work, state) for call in wanting if call.call_id not in answered),
     )
+
+
+def _is_at_once(call: Call) -> bool:
+    return isinstance(call.arguments, ReadArtifact | WriteArtifact | PostNote)
+
+
+def _pending(call: Call, work: Work, state: State) -> Pending:
+    question = _question(call.arguments, work, state) if isinstance(call.arguments, Ask) else ""
+    return Pending(call_id=call.call_id, key=_key(call), tool=call.name, question=question)
 
 
 def _makes_child(call: Call) -> bool:
@@ -212,18 +230,22 @@ def _children(
     """Child tasks for the calls, and the calls that cannot be: a generation must be a graph."""
     built: dict[str, TaskSpec] = {}
     refused: list[Call] = []
+    asked = dict(state.asked)
     for call in calls:
         try:
             built[call.call_id] = _child(call, work, roles)
+            if isinstance(call.arguments, Ask):
+                _refuse_repetition(call, _question(call.arguments, work, state), asked)
         except BadCall as bad:
+            built.pop(call.call_id, None)
             refused.append(_fault(call, str(bad)))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(step) for step in first["loc"])
             refused.append(_fault(call, f"{where}: {first['msg']}"))
     while built:
-        specs = with_replays(list(built.values()), work, state)
-        problem = next(graph.problems(specs, work.spec.inputs), None)
+        specs = list(built.values())
+        problem = next(graph.problems(specs, [*work.spec.inputs, *_brought(specs, work, state)]), None)
         if problem is None:
             return specs, refused
         by_key = {spec.key: call_id for call_id, spec in built.items()}
@@ -235,6 +257,13 @@ def _children(
         refused.append(_fault(next(call for call in calls if call.call_id == call_id), text))
         del built[call_id]
     return [], refused
+
+
+def _brought(specs: Sequence[TaskSpec], work: Work, state: State) -> dict[str, ArtifactRef]:
+    """What these tasks read of earlier turns: names live in one generation, so it is handed on by reference."""
+    made = {out.name for spec in specs for out in spec.outputs} | set(work.spec.inputs)
+    wanted = {name for spec in specs for name in spec.inputs} - made
+    return {name: state.artifacts[name] for name in sorted(wanted & state.artifacts.keys())}
 
 
 def _blamed(where: str | None, specs: Sequence[TaskSpec]) -> str:
@@ -275,18 +304,31 @@ def _program(call: Call, program: RunProgram, work: Work) -> TaskSpec:
     )
 
 
-def hops(work: Work) -> int:
-    """How often this task has been asked on already."""
-    params = work.spec.params
-    count = params.get("hops") if isinstance(params, dict) else None
-    return count if isinstance(count, int) else 0
+def passed_roles(work: Work) -> list[str]:
+    """The roles between the first asker of this task's question and this task, itself included."""
+    return [*(work.spec.asked.roles if work.spec.asked else ()), work.lane.removeprefix("agent.")]
+
+
+def askable(work: Work, roles: Mapping[str, str]) -> dict[str, str]:
+    """Of the roles (with their descriptions), those that this task may ask: a question goes on twice at most, and
+    never back."""
+    passed = passed_roles(work)
+    if len(passed) > HOP_LIMIT:
+        return {}
+    return {name: text for name, text in roles.items() if name not in passed}
 
 
 def _asked(call: Call, ask: Ask, work: Work, roles: Sequence[str]) -> TaskSpec:
+    passed = passed_roles(work)
+    if len(passed) > HOP_LIMIT:
+        raise BadCall("this question has been passed on often enough: answer it yourself")
+    if ask.role == passed[-1]:
+        raise BadCall(f"you are the {ask.role} yourself: do it, or ask another role")
+    if ask.role in passed:
+        back = "to ask it back would go in circles; answer with what there is, and say what is missing"
+        raise BadCall(f"this question came from the {ask.role}: {back}")
     if ask.role not in roles:
         raise BadCall(f"there is no role {ask.role!r}; the roles are {', '.join(roles)}")
-    if hops(work) >= HOP_LIMIT:
-        raise BadCall("this question has been passed on often enough: answer it yourself")
     key = _key(call)
     return TaskSpec(
         key=key,
@@ -295,8 +337,25 @@ def _asked(call: Call, ask: Ask, work: Work, roles: Sequence[str]) -> TaskSpec:
         lane=f"agent.{ask.role}",
         inputs=ask.inputs,
         outputs=[OutputSpec(name=f"{key}-answer", description="the answer, as plain text or Markdown")],
-        params={"hops": hops(work) + 1},
+        asked=Asked(by=work.spec.key, roles=passed),
     )
+
+
+def _question(ask: Ask, work: Work, state: State) -> str:
+    """A digest of who is asked what about which contents: the same words about another draft are another
+    question."""
+    known = {**state.artifacts, **work.inputs}
+    parts = [ask.role, " ".join(ask.instruction.split()).casefold()]
+    parts += [f"{name}={known[name].sha256 if name in known else ''}" for name in sorted(set(ask.inputs))]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _refuse_repetition(call: Call, question: str, asked: dict[str, str]) -> None:
+    """Remember a question as put. Raises BadCall when it was put before."""
+    if question in asked:
+        where = f"its result is that of {asked[question]}"
+        raise BadCall(f"the same was asked before, {where}: use it, ask something else, or go on without")
+    asked[question] = call.call_id
 
 
 def _approval(call: Call, approval: RequestApproval, work: Work) -> TaskSpec:
@@ -308,42 +367,6 @@ def _approval(call: Call, approval: RequestApproval, work: Work) -> TaskSpec:
         outputs=[OutputSpec(name=f"{key}-answer")],
         question=QuestionSpec(text=approval.text, options=approval.options, default=approval.default or None),
     )
-
-
-def with_replays(specs: Sequence[TaskSpec], work: Work, state: State) -> list[TaskSpec]:
-    """The children, after the earlier programs whose outputs they read.
-
-    Names live in one generation, so an artifact of an earlier one is made again by the program that made it:
-    that costs the executor's time, no model call.
-    """
-    made = {out.name for spec in specs for out in spec.outputs} | set(work.spec.inputs)
-    wanted = [name for spec in specs for name in spec.inputs]
-    replays: dict[str, TaskSpec] = {}
-    while wanted:
-        name = wanted.pop()
-        call_id = state.programs.get(name)
-        if name in made or call_id is None or call_id in replays:
-            continue
-        program = program_called(call_id, work, state)
-        if program is None:
-            continue
-        outputs = [out for out in program.outputs if out.name not in made]
-        replays[call_id] = program.model_copy(update={"outputs": outputs})
-        made |= {out.name for out in outputs}
-        wanted += program.inputs
-    return [*replays.values(), *specs]
-
-
-def program_called(call_id: str, work: Work, state: State) -> TaskSpec | None:
-    """The child of an earlier `run_program` call, read from the transcript again; None if it was no such."""
-    for message in state.messages:
-        for raw in message.get("tool_calls") or ():
-            if raw["id"] == call_id:
-                call = _read(call_id, raw, ("run_program",))
-                return (
-                    _program(call, call.arguments, work) if isinstance(call.arguments, RunProgram) else None
-                )
-    return None
 
 
 # --- transcript ----------------------------------------------------------------------------------------
@@ -360,18 +383,16 @@ def fault_message(call: Call) -> dict[str, Any]:
 
 
 def resumed(state: State, results: Mapping[str, Mapping[str, Any]], children: Sequence[ChildResult]) -> State:
-    """The state after its children have ended: their results (by key) in the transcript, what programs left
+    """The state after its children have ended: their results (by key) in the transcript, what they left
     remembered. A call whose child is missing is answered as dead."""
     lost = {"status": "dead", "error": "the result was lost"}
     answers = [tool_message(p.call_id, results.get(p.key, lost)) for p in state.pending]
-    artifacts, programs = dict(state.artifacts), dict(state.programs)
-    calls = {p.key: p.call_id for p in state.pending if p.tool == "run_program"}
+    artifacts = dict(state.artifacts)
     for child in children:
         if child.status == SUCCEEDED:
             artifacts |= child.outputs
-        if child.status == SUCCEEDED and child.key in calls:
-            programs |= dict.fromkeys(child.outputs, calls[child.key])
-    return state.said(*answers, pending=[], artifacts=artifacts, programs=programs)
+    asked = state.asked | {p.question: p.call_id for p in state.pending if p.question}
+    return state.said(*answers, pending=[], artifacts=artifacts, asked=asked)
 
 
 def child_result(
