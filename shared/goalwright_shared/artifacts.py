@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from nats.errors import Error as NatsError
-from nats.js.api import ObjectMeta
+from nats.js.api import ObjectInfo, ObjectMeta
 from nats.js.client import JetStreamContext
 from nats.js.errors import BucketNotFoundError, NotFoundError, ObjectNotFoundError
 from nats.js.object_store import ObjectStore
@@ -42,6 +42,9 @@ nobody names it yet."""
 FORGOTTEN_AFTER = timedelta(days=1)
 """Younger objects are never forgotten: messages may be under way that name them."""
 
+_CHUNK = 128 * 1024
+"""Bytes of a chunk of an object whose record does not tell."""
+
 _GET_SECONDS = 30.0
 _GET_BYTES_PER_SECOND = 1_000_000
 """A get whose chunks never come would wait for ever: it fails after 30 s plus a second per megabyte."""
@@ -62,6 +65,10 @@ class Artifacts(Protocol):
 
     async def get_bytes(self, ref: ArtifactRef) -> bytes:
         """The whole content; raises `ArtifactUnavailable`."""
+
+    async def get_range(self, ref: ArtifactRef, offset: int, length: int) -> bytes:
+        """At most `length` bytes from byte `offset` on (none past the end), without the rest of the content;
+        raises `ArtifactUnavailable`. A part cannot be held to the hash of the whole."""
 
     async def fetch(self, ref: ArtifactRef, path: Path) -> None:
         """Write the content to `path`, streamed; raises `ArtifactUnavailable`."""
@@ -148,6 +155,47 @@ class ObjectArtifacts:
             return
         with path.open("wb") as file:
             await self._get_object(ref, file)
+
+    async def get_range(self, ref: ArtifactRef, offset: int, length: int) -> bytes:
+        """The chunks that hold the range, cut to it."""
+        if ref.inline is not None:
+            return ref.inline.encode()[offset : offset + length]
+        assert ref.object is not None
+        try:
+            async with asyncio.timeout(_GET_SECONDS):
+                info = await (await self._bucket()).get_info(ref.object)
+                return await self._range(info, offset, min(length, (info.size or 0) - offset))
+        except (NatsError, NotFoundError, TimeoutError) as error:
+            raise ArtifactUnavailable(
+                "artifact_missing",
+                f"artifact {ref.name} ({ref.object[:12]}) could not be read: {error or type(error).__name__}",
+                hint="was it put into bucket ARTIFACTS under its hex SHA-256, and is it within retention?",
+            ) from error
+
+    async def _range(self, info: ObjectInfo, offset: int, length: int) -> bytes:
+        """The chunks that hold a range which is there, cut to it."""
+        if length <= 0:
+            return b""
+        subject, found = f"$O.{subjects.ARTIFACTS}.C.{info.nuid}", bytearray()
+        sequence, begins = await self._chunk_at(info, subject, offset)
+        while begins + len(found) < offset + length:
+            chunk = await self._js.get_msg(_STREAM, seq=sequence, subject=subject, next=True, direct=True)
+            sequence, data = (chunk.seq or 0) + 1, chunk.data or b""
+            if begins + len(data) <= offset and not found:
+                begins += len(data)
+            else:
+                found += data
+        return bytes(found[offset - begins : offset - begins + length])
+
+    async def _chunk_at(self, info: ObjectInfo, subject: str, offset: int) -> tuple[int, int]:
+        """The stream sequence of a chunk at or before `offset`, and the byte it begins with: the very one where the
+        chunks stand together in the stream and are of one size (they mostly do), else the first."""
+        first = (await self._js.get_msg(_STREAM, seq=1, subject=subject, next=True, direct=True)).seq or 0
+        step = (info.options.max_chunk_size if info.options else None) or _CHUNK
+        last = (await self._js.get_last_msg(_STREAM, subject, direct=True)).seq or 0
+        if last - first + 1 != info.chunks or info.chunks != -(-(info.size or 0) // step):
+            return first, 0
+        return first + offset // step, offset // step * step
 
     async def size_of(self, digest: str) -> int | None:
         """Bytes of the object of that name, None when there is none."""

@@ -9,9 +9,11 @@ import pytest
 from goalwright_agent.core.packing import TooBig, clip, estimate_tokens, pack
 from goalwright_agent.core.prompt import card_in, opening
 from goalwright_agent.handlers import Agent
+from goalwright_agent.material import describe, read_part
 from goalwright_shared.messages import ArtifactType, Failed
 from hypothesis import given
 from hypothesis import strategies as st
+from support.artifacts import MemoryArtifacts
 
 from agent.model_server import ModelServer, calls
 from agent.play import Play, text_ref, work_of
@@ -136,6 +138,35 @@ async def test_large_input_is_an_excerpt_in_the_card_and_read_in_parts(
     assert "less than or equal to 20000" in too_much["error"]
     assert part["text"] == big[1_000_000:1_010_000]
     assert part["next_offset"] == 1_010_000
+    assert play.artifacts.reads == [], "nothing was read whole"
+
+
+@given(text=st.text(max_size=300), length=st.integers(4, 50))
+async def test_parts_of_a_text_put_together_are_the_text(text: str, length: int) -> None:
+    store = MemoryArtifacts()
+    refs = {"it": await store.put_bytes("it", ArtifactType.TEXT, text.encode())}
+    found, offset = "", 0
+    while True:
+        part = await read_part(store, refs, "it", offset, length)
+        found += part["text"]
+        if part["next_offset"] is None:
+            break
+        assert part["next_offset"] > offset
+        offset = part["next_offset"]
+    assert found == text
+
+
+async def test_part_that_begins_inside_a_character_begins_with_the_next_one() -> None:
+    refs = {"it": text_ref("it", "grüß dich")}
+    part = await read_part(MemoryArtifacts(), refs, "it", 3, 4)
+    assert (part["offset"], part["text"], part["next_offset"]) == (4, "ß ", 7)
+
+
+async def test_half_a_secret_at_the_end_of_an_excerpt_is_masked() -> None:
+    key = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEow\n" * 30 + "-----END RSA PRIVATE KEY-----"
+    refs = {"it": text_ref("it", "x" * 80 + key)}
+    [shown] = await describe(MemoryArtifacts(), refs, 150)
+    assert shown["excerpt"] == "x" * 80 + "[redacted]"
 
 
 async def test_binary_input_is_named_without_an_excerpt(agent: Agent, model: ModelServer) -> None:
