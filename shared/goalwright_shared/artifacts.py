@@ -48,6 +48,12 @@ _BLOCK = 1 << 20
 _TRIES = 3
 """Of a get whose chunks vanish under it: the object was put anew meanwhile."""
 
+_CHUNK = 128 * 1024
+"""Bytes of a chunk of an object whose record does not tell."""
+
+_RANGE_SECONDS = 30.0
+"""A part of an object has come by then, or is given up."""
+
 
 class Artifacts(Protocol):
     """The port: the object store in production, memory in unit tests."""
@@ -64,6 +70,10 @@ class Artifacts(Protocol):
 
     async def get_bytes(self, ref: ArtifactRef) -> bytes:
         """The whole content; raises `ArtifactUnavailable`, also when it is not what `ref` says."""
+
+    async def get_range(self, ref: ArtifactRef, offset: int, length: int) -> bytes:
+        """At most `length` bytes from byte `offset` on (none past the end), without the rest of the content;
+        raises `ArtifactUnavailable`. A part cannot be held to the hash of the whole."""
 
     async def fetch(self, ref: ArtifactRef, path: Path) -> None:
         """Write the content to `path`, streamed; raises `ArtifactUnavailable`, also when it is not what `ref`
@@ -156,6 +166,43 @@ class ObjectArtifacts:
             _discard(path)
             raise
 
+    async def get_range(self, ref: ArtifactRef, offset: int, length: int) -> bytes:
+        """The chunks that hold the range, cut to it."""
+        if ref.inline is not None:
+            return ref.inline.encode()[offset : offset + length]
+        assert ref.object is not None
+        try:
+            async with asyncio.timeout(_RANGE_SECONDS):
+                info = await (await self._bucket()).get_info(ref.object)
+                return await self._range(info, offset, min(length, (info.size or 0) - offset))
+        except (NatsError, NotFoundError, TimeoutError) as error:
+            raise _missing(ref, error) from error
+
+    async def _range(self, info: ObjectInfo, offset: int, length: int) -> bytes:
+        """The chunks that hold a range which is there, cut to it."""
+        if length <= 0:
+            return b""
+        subject, found = f"$O.{subjects.ARTIFACTS}.C.{info.nuid}", bytearray()
+        sequence, begins = await self._chunk_at(info, subject, offset)
+        while begins + len(found) < offset + length:
+            chunk = await self._js.get_msg(_STREAM, seq=sequence, subject=subject, next=True, direct=True)
+            sequence, data = (chunk.seq or 0) + 1, chunk.data or b""
+            if begins + len(data) <= offset and not found:
+                begins += len(data)
+            else:
+                found += data
+        return bytes(found[offset - begins : offset - begins + length])
+
+    async def _chunk_at(self, info: ObjectInfo, subject: str, offset: int) -> tuple[int, int]:
+        """The stream sequence of a chunk at or before `offset`, and the byte it begins with: the very one where the
+        chunks stand together in the stream and are of one size (they mostly do), else the first."""
+        first = (await self._js.get_msg(_STREAM, seq=1, subject=subject, next=True, direct=True)).seq or 0
+        step = (info.options.max_chunk_size if info.options else None) or _CHUNK
+        last = (await self._js.get_last_msg(_STREAM, subject, direct=True)).seq or 0
+        if last - first + 1 != info.chunks or info.chunks != -(-(info.size or 0) // step):
+            return first, 0
+        return first + offset // step, offset // step * step
+
     async def size_of(self, digest: str) -> int | None:
         """Bytes of the object of that name, None when there is none."""
         try:
@@ -233,11 +280,7 @@ class ObjectArtifacts:
             except (NatsError, NotFoundError, TimeoutError) as error:
                 if isinstance(error, _Gone) and not last:
                     continue
-                raise ArtifactUnavailable(
-                    "artifact_missing",
-                    f"artifact {ref.name} ({str(ref.object)[:12]}) could not be read: {error or type(error).__name__}",
-                    hint="was it put into bucket ARTIFACTS under its hex SHA-256, and is it within retention?",
-                ) from error
+                raise _missing(ref, error) from error
         if digest != ref.sha256 or size != ref.size:
             raise ArtifactUnavailable(
                 "artifact_differs",
@@ -278,6 +321,14 @@ class ObjectArtifacts:
                 await asyncio.to_thread(write)
         await asyncio.to_thread(write)
         return digest.hexdigest(), size
+
+
+def _missing(ref: ArtifactRef, error: Exception) -> ArtifactUnavailable:
+    return ArtifactUnavailable(
+        "artifact_missing",
+        f"artifact {ref.name} ({str(ref.object)[:12]}) could not be read: {error or type(error).__name__}",
+        hint="was it put into bucket ARTIFACTS under its hex SHA-256, and is it within retention?",
+    )
 
 
 class _Gone(NotFoundError):

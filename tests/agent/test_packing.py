@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import pytest
-from goalwright_agent.core.packing import TooBig, clip, estimate_tokens, pack
-from goalwright_agent.core.prompt import card_in, opening
+from goalwright_agent.core.account import account_messages
+from goalwright_agent.core.clipping import clip
+from goalwright_agent.core.packing import Packing, TooBig, estimate_tokens, pack
+from goalwright_agent.core.prompt import card_in, correction, opening
 from goalwright_agent.handlers import Agent
+from goalwright_agent.material import describe, read_part
 from goalwright_shared.messages import ArtifactType, Failed
 from hypothesis import given
 from hypothesis import strategies as st
+from support.artifacts import MemoryArtifacts
 
 from agent.model_server import ModelServer, calls
 from agent.play import Play, text_ref, work_of
@@ -40,12 +45,12 @@ def transcript(turns: int, stdout: int) -> list[dict[str, Any]]:
 
 def test_prompt_that_fits_is_sent_as_it_is() -> None:
     messages = transcript(2, 100)
-    assert pack(messages, [], 10_000) == messages
+    assert pack(messages, [], 10_000) == (messages, Packing())
 
 
 def test_old_results_are_shortened_before_the_latest_and_before_the_card() -> None:
     messages = transcript(3, 6_000)
-    packed = pack(messages, [], estimate_tokens(messages) - 2_000)
+    packed, _ = pack(messages, [], estimate_tokens(messages) - 1_000)
     assert "left out" in packed[3]["content"]
     assert packed[-1] == messages[-1]
     assert packed[1] == messages[1]
@@ -53,20 +58,54 @@ def test_old_results_are_shortened_before_the_latest_and_before_the_card() -> No
 
 def test_excerpts_are_shortened_but_never_the_instruction() -> None:
     messages = transcript(0, 0)
-    [_, user] = pack(messages, [], 1_400)
+    [_, user] = pack(messages, [], 1_600)[0]
     card = card_in(user["content"])
     assert card is not None
     assert card["instruction"] == CARD["instruction"]
     assert "left out" in card["inputs"][0]["excerpt"]
 
 
-def test_oldest_turns_go_whole_when_shortening_is_not_enough() -> None:
+def test_oldest_turns_are_condensed_to_an_account_when_shortening_is_not_enough() -> None:
     messages = transcript(60, 200)
-    packed = pack(messages, [], 2_500)
-    assert packed[0] == messages[0]
-    assert packed[2]["role"] == "assistant"
-    assert packed[-2] == messages[-2]
-    assert len(packed) < len(messages)
+    packed, packing = pack(messages, [], 5_000)
+    assert packed[:2] == messages[:2]
+    assert packed[4:] == messages[packing.condensed :]
+    assert [message["role"] for message in packed[:5]] == ["system", "user", "assistant", "user", "assistant"]
+    account = json.loads(packed[3]["content"].split("```json\n")[1].split("\n```")[0])
+    turns = (packing.condensed - 2) // 2
+    assert turns > 30
+    assert account["turns_counted"] + len(account["turns"]) == turns
+    assert account["calls_counted"] == {"run_program succeeded": account["turns_counted"]}
+    last = account["turns"][-1]
+    assert last["turn"] == turns
+    assert last["calls"][0]["tool"] == "run_program"
+    assert last["calls"][0]["result"] == "o" * 200
+
+
+def test_account_tells_what_failed_and_what_was_made() -> None:
+    turns = [*turn(0, "a"), *turn(1, "b")]
+    turns[1]["content"] = json.dumps({"status": "dead", "stderr": "", "error": "no such column"})
+    turns[3]["content"] = json.dumps({"status": "succeeded", "outputs": [{"name": "table_2"}]})
+    [_, told] = account_messages(turns, 2_000)
+    assert "no such column" in told["content"]
+    assert "table_2" in told["content"]
+
+
+def test_three_hundred_turns_fit_in_steps_and_between_steps_only_grow() -> None:
+    messages, packing, steps = transcript(0, 0), Packing(), 0
+    sent: list[dict[str, Any]] = []
+    for number in range(300):
+        messages += turn(number, "o" * 600)
+        packed, now = pack(messages, [], 12_000, packing)
+        assert estimate_tokens(packed) <= 12_000
+        assert packed[-2:] == messages[-2:], "the latest turn is whole"
+        assert packed[:2] == messages[:2], "the opening never changes"
+        if now == packing:
+            assert packed[: len(sent)] == sent
+        else:
+            steps += 1
+        sent, packing = packed, now
+    assert 0 < steps <= 30
 
 
 def test_what_cannot_fit_says_how_much_it_would_need() -> None:
@@ -75,29 +114,40 @@ def test_what_cannot_fit_says_how_much_it_would_need() -> None:
     assert too_big.value.tokens > 100
 
 
-@given(
-    outputs=st.lists(st.integers(0, 8_000), max_size=12),
-    excerpt=st.integers(0, 20_000),
-    cap=st.integers(200, 20_000),
-)
-def test_packed_prompt_fits_and_every_tool_result_answers_a_call(
-    outputs: list[int], excerpt: int, cap: int
+def test_tables_of_numbers_are_estimated_higher_than_words_of_the_same_length() -> None:
+    words, numbers = [{"content": "wort " * 400}], [{"content": "12,7\n" * 400}]
+    assert estimate_tokens(numbers) >= 3 * 400 > 2 * estimate_tokens(words)
+
+
+CHARACTERS = st.sampled_from(["o", "é", "漢", "7,", '"\n'])
+TURNS = st.lists(st.tuples(CHARACTERS, st.integers(0, 6_000)), max_size=14)
+
+
+@given(turns=TURNS, excerpt=st.integers(0, 20_000), cap=st.integers(200, 20_000))
+def test_prompt_fits_or_is_too_big_and_only_grows_until_a_step(
+    turns: list[tuple[str, int]], excerpt: int, cap: int
 ) -> None:
     card = {"kind": "task", "instruction": "do", "inputs": [{"name": "a", "excerpt": "é" * excerpt}]}
-    messages = opening("coder", "You code.", card, has_tools=True)
-    for number, size in enumerate(outputs):
-        messages += turn(number, "o" * size)
-    try:
-        packed = pack(messages, [], cap)
-    except TooBig:
-        assert estimate_tokens(messages) > cap
-        return
-    assert estimate_tokens(packed) <= cap
-    called = [call["id"] for m in packed for call in m.get("tool_calls", ())]
-    answered = [m["tool_call_id"] for m in packed if m["role"] == "tool"]
-    assert called == answered
-    assert packed[0] == messages[0]
-    assert [m["role"] for m in packed[:2]] == ["system", "user"]
+    messages, packing = opening("coder", "You code.", card, has_tools=True), Packing()
+    sent: list[dict[str, Any]] = []
+    for number, (character, size) in enumerate(turns):
+        messages += turn(number, character * size)
+        if number % 5 == 4:
+            messages += [{"role": "assistant", "content": "so"}, correction([character * 50])]
+        try:
+            packed, now = pack(messages, [], cap, packing)
+        except TooBig:
+            assert estimate_tokens(messages) > cap
+            return
+        assert estimate_tokens(packed) <= cap
+        called = [call["id"] for m in packed for call in m.get("tool_calls", ())]
+        assert called == [m["tool_call_id"] for m in packed if m["role"] == "tool"]
+        assert packed[0] == messages[0]
+        roles = [m["role"] for m in packed if m["role"] != "tool"]
+        assert all(one != other for one, other in itertools.pairwise(roles) if "user" in (one, other))
+        if now == packing:
+            assert packed[: len(sent)] == sent
+        sent, packing = packed, now
 
 
 @given(st.text(max_size=400), st.integers(1, 300))
@@ -136,6 +186,35 @@ async def test_large_input_is_an_excerpt_in_the_card_and_read_in_parts(
     assert "less than or equal to 20000" in too_much["error"]
     assert part["text"] == big[1_000_000:1_010_000]
     assert part["next_offset"] == 1_010_000
+    assert play.artifacts.reads == [], "nothing was read whole"
+
+
+@given(text=st.text(max_size=300), length=st.integers(4, 50))
+async def test_parts_of_a_text_put_together_are_the_text(text: str, length: int) -> None:
+    store = MemoryArtifacts()
+    refs = {"it": await store.put_bytes("it", ArtifactType.TEXT, text.encode())}
+    found, offset = "", 0
+    while True:
+        part = await read_part(store, refs, "it", offset, length)
+        found += part["text"]
+        if part["next_offset"] is None:
+            break
+        assert part["next_offset"] > offset
+        offset = part["next_offset"]
+    assert found == text
+
+
+async def test_part_that_begins_inside_a_character_begins_with_the_next_one() -> None:
+    refs = {"it": text_ref("it", "grüß dich")}
+    part = await read_part(MemoryArtifacts(), refs, "it", 3, 4)
+    assert (part["offset"], part["text"], part["next_offset"]) == (4, "ß ", 7)
+
+
+async def test_half_a_secret_at_the_end_of_an_excerpt_is_masked() -> None:
+    key = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEow\n" * 30 + "-----END RSA PRIVATE KEY-----"
+    refs = {"it": text_ref("it", "x" * 80 + key)}
+    [shown] = await describe(MemoryArtifacts(), refs, 150)
+    assert shown["excerpt"] == "x" * 80 + "[redacted]"
 
 
 async def test_binary_input_is_named_without_an_excerpt(agent: Agent, model: ModelServer) -> None:
@@ -145,3 +224,18 @@ async def test_binary_input_is_named_without_an_excerpt(agent: Agent, model: Mod
     model.next(calls(read), calls(finish(report="parquet")))
     await play.to_end(work_of(task(), inputs={"orders": ref, "gone": text_ref("gone", "x")}))
     assert "read it with a program" in model.tool_results()[0]["error"]
+
+
+async def test_long_task_stays_below_its_cap_and_remembers_how_it_was_packed(
+    agent: Agent, model: ModelServer
+) -> None:
+    read = ("read_artifact", {"name": "orders", "offset": 0, "length": 1_000})
+    model.next(*[calls(read) for _ in range(50)], calls(finish(report="read")))
+    inputs = {"orders": text_ref("orders", "day,amount\n" + "1,10\n" * 1_600)}
+    outcome = await Play(agent).to_end(work_of(task(max_turns=60), inputs=inputs), limit=60)
+    assert outcome.kind == "done"
+    sent = [model.sent(at) for at in range(51)]
+    assert all(estimate_tokens(messages) <= 20_000 for messages in sent)
+    assert any("## Account" in str(message["content"]) for message in sent[-1])
+    grew = [after[: len(before) - 1] == before[:-1] for before, after in itertools.pairwise(sent)]
+    assert grew.count(False) <= 12, "most prompts begin with the one before them, but for the facts of now"

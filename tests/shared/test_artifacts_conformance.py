@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -79,11 +80,37 @@ async def test_a_file_goes_in_and_comes_out(artifacts: Artifacts, tmp_path: Path
     assert (tmp_path / "out.csv").read_bytes() == BIG
 
 
+@pytest.mark.parametrize("size", [0, 20, 300_000])
+async def test_any_range_is_read_without_the_rest(artifacts: Artifacts, size: int) -> None:
+    data = bytes(at * 7 % 251 for at in range(size))
+    ref = await artifacts.put_bytes("it", ArtifactType.FILE, data)
+    for offset, length in [(0, 5), (3, 10), (131_071, 2), (131_072, 9), (200_000, 90_000), (299_999, 5)]:
+        assert await artifacts.get_range(ref, offset, length) == data[offset : offset + length]
+    assert await artifacts.get_range(ref, 300_000, 5) == b""
+    assert await artifacts.get_range(ref, 0, 0) == b""
+
+
+async def test_range_is_found_though_chunks_of_others_stand_between(nats_url: str) -> None:
+    client = await nats.connect(nats_url)
+    try:
+        js = client.jetstream()
+        await topology.apply(js, [])
+        store = ObjectArtifacts(js)
+        datas = [bytes(at * step % 251 for at in range(1_000_000)) for step in (3, 5, 7)]
+        refs = await asyncio.gather(*(store.put_bytes("it", ArtifactType.FILE, data) for data in datas))
+        for ref, data in zip(refs, datas, strict=True):
+            assert await store.get_range(ref, 700_001, 150_000) == data[700_001:850_001]
+    finally:
+        await client.close()
+
+
 async def test_what_is_not_there_says_so(artifacts: Artifacts) -> None:
     digest = hashlib.sha256(b"never put").hexdigest()
     ref = ArtifactRef(name="ghost", type=ArtifactType.FILE, size=9, sha256=digest, object=digest)
     with pytest.raises(ArtifactUnavailable, match="ghost"):
         await artifacts.get_bytes(ref)
+    with pytest.raises(ArtifactUnavailable, match="ghost"):
+        await artifacts.get_range(ref, 0, 1)
 
 
 async def test_a_file_that_changes_while_it_is_stored_is_refused(

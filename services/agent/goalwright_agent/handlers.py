@@ -21,7 +21,7 @@ from goalwright_agent import material
 from goalwright_agent.calls import Adapted, Broken, Limited, Reply, Request, Vectors
 from goalwright_agent.core import prompt
 from goalwright_agent.core.answers import first_cap
-from goalwright_agent.core.packing import TooBig, estimate_tokens, pack
+from goalwright_agent.core.packing import TooBig, estimate_tokens
 from goalwright_agent.core.tools import definitions
 from goalwright_agent.core.turns import State, askable
 from goalwright_agent.outcomes import broken_off, failed, ids, nothing_used, throttled, too_big
@@ -94,7 +94,7 @@ class Agent:
         """Pack, call, and turn however the call ended into an outcome."""
         work, grant = session.work, session.grant
         try:
-            messages = pack(material.clean(as_sent(session)), session.definitions, grant.max_input_tokens)
+            messages, session = as_sent(session)
         except TooBig as error:
             return too_big(work, grant, error.tokens)
         cap = grant.max_output_tokens

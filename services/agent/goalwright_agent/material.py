@@ -32,7 +32,10 @@ INLINE_STATE_BYTES = 24_000
 """Continuations up to this many bytes travel inside messages; larger ones are artifacts."""
 
 READABLE_BYTES = 32 << 20
-"""Artifacts above this are not read into the agent's memory; programs read those."""
+"""Artifacts above this are not read whole into the agent's memory; programs read those."""
+
+_BEYOND_BYTES = 4_096
+"""Read beyond an excerpt, so that a secret at its end is seen whole; a private key is shorter."""
 
 _CHECKED_BYTES = 8 << 20
 _TEXT_LIKE = (ArtifactType.TEXT, ArtifactType.JSON, ArtifactType.TABLE)
@@ -61,13 +64,30 @@ def is_text_like(ref: ArtifactRef) -> bool:
 
 
 async def text_of(artifacts: Artifacts, ref: ArtifactRef) -> str | None:
-    """The text of an artifact; None when it is none, or too large to read here."""
+    """The whole text of an artifact; None when it is none, or too large to read here."""
     if not is_text_like(ref) or ref.size > READABLE_BYTES:
         return None
     try:
         return (await artifacts.get_bytes(ref)).decode("utf-8")
     except UnicodeDecodeError:
         return None
+
+
+async def part_of(artifacts: Artifacts, ref: ArtifactRef, offset: int, length: int) -> tuple[int, str] | None:
+    """At most `length` bytes of an artifact's text and the byte they begin at, which is `offset` or, inside a
+    character, the next one's; None when it is no text. No more of the artifact is read, whatever its size."""
+    if not is_text_like(ref):
+        return None
+    data = await artifacts.get_range(ref, offset, length)
+    start = 0
+    while offset and start < min(3, len(data)) and data[start] & 0xC0 == 0x80:
+        start += 1
+    try:
+        return offset + start, data[start:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.reason != "unexpected end of data" or offset + len(data) >= ref.size:
+            return None
+        return offset + start, data[start : start + error.start].decode("utf-8")
 
 
 async def describe(
@@ -78,38 +98,40 @@ async def describe(
 
 
 async def _excerpt(artifacts: Artifacts, ref: ArtifactRef, characters: int) -> str:
+    """The beginning of a text. Redacted before it is cut: half a secret is not seen for one."""
     try:
-        text = await text_of(artifacts, ref)
+        found = await part_of(artifacts, ref, 0, 4 * characters + _BEYOND_BYTES)
     except ArtifactUnavailable as error:
         log.warning("no excerpt", artifact=ref.name, error=str(error))
         return ""
-    return (text or "")[:characters]
+    return clean(found[1])[:characters] if found else ""
 
 
 async def read_part(
     artifacts: Artifacts, refs: Mapping[str, ArtifactRef], name: str, offset: int, length: int
 ) -> dict[str, Any]:
-    """The result of `read_artifact`."""
+    """The result of `read_artifact`: bytes are counted, so that any part of any size of artifact is at hand."""
     ref = refs.get(name)
     if ref is None:
         return {
             "status": "error",
             "error": f"there is no artifact {name!r}; there are {', '.join(refs) or 'none'}",
         }
-    text = await text_of(artifacts, ref)
-    if text is None:
+    found = await part_of(artifacts, ref, offset, max(length, 4))  # a character has up to four
+    if found is None:
         return {
             "status": "error",
             "error": f"{name} is no text that can be read here: read it with a program",
         }
-    end = offset + length
+    start, text = found
+    end = start + len(text.encode())
     return {
         "status": "succeeded",
         "name": name,
-        "offset": offset,
-        "size": len(text),
-        "text": text[offset:end],
-        "next_offset": end if end < len(text) else None,
+        "offset": start,
+        "size": ref.size,
+        "text": text,
+        "next_offset": end if text and end < ref.size else None,
     }
 
 

@@ -22,7 +22,7 @@ from goalwright_agent import material
 from goalwright_agent.calls import Reply
 from goalwright_agent.core import prompt
 from goalwright_agent.core.answers import candidate
-from goalwright_agent.core.packing import clip
+from goalwright_agent.core.clipping import clip
 from goalwright_agent.core.tools import Finish, PostNote, ReadArtifact, WriteArtifact
 from goalwright_agent.core.turns import (
     MAX_CORRECTIONS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -22,6 +22,7 @@ from pydantic import JsonValue
 from goalwright_agent import material
 from goalwright_agent.core import prompt
 from goalwright_agent.core.dialect import Schema, schema_of
+from goalwright_agent.core.packing import TooBig, estimate_tokens, pack
 from goalwright_agent.core.turns import (
     State,
     child_result,
@@ -127,13 +128,21 @@ async def _program_report(work: Work, attempt: Attempt, child: ChildResult) -> d
     return {}
 
 
-def as_sent(session: Session) -> prompt.ChatMessages:
-    """The transcript, with the facts of now after it once there have been turns."""
-    messages = [dict(message) for message in session.state.messages]
-    if not session.tools or session.state.turns == 0:
-        return messages
-    seen = {"notes_seen": session.state.notes_seen, "errors_seen": session.state.errors_seen}
-    return prompt.with_now(messages, prompt.now_section(session.work, **seen))
+def as_sent(session: Session) -> tuple[prompt.ChatMessages, Session]:
+    """The transcript as it fits what is paid for, with the facts of now after it once there have been turns; and
+    the session that remembers how it was packed. Raises TooBig."""
+    state, cap = session.state, session.grant.max_input_tokens
+    now = ""
+    if session.tools and state.turns:
+        seen = {"notes_seen": state.notes_seen, "errors_seen": state.errors_seen}
+        now = material.clean(prompt.now_section(session.work, **seen))
+    room = cap - (estimate_tokens([{"content": now}]) if now else 0)
+    try:
+        messages, packing = pack(material.clean(state.messages), session.definitions, room, state.packing)
+    except TooBig as error:
+        raise TooBig(error.tokens + cap - room) from error
+    remembering = replace(session, state=state.model_copy(update={"packing": packing}))
+    return prompt.with_now(messages, now) if now else messages, remembering
 
 
 async def texts_to_embed(work: Work, attempt: Attempt) -> list[str] | None:

@@ -1,20 +1,42 @@
-"""Fit a prompt into the input cap that was paid for: shorten what matters least first, or say too big."""
+"""Fit a prompt into the input cap that was paid for: shorten what matters least first, or say too big.
+
+What was sent once is sent again unchanged, so that providers' caches hold, until it no longer fits; then one step
+makes room for several turns.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from goalwright_agent.core.account import account_messages
+from goalwright_agent.core.clipping import clip, shorten
 from goalwright_agent.core.prompt import ChatMessages, card_in, with_card
 
 BYTES_PER_TOKEN = 3.5
-"""A conservative estimate: JSON-heavy English measured 3.4 to 4 characters a token."""
+"""A conservative estimate for words: JSON-heavy English measured 3.4 to 4 characters a token."""
+
+_DIGITS = b"0123456789"
+_DIGITS_PER_TOKEN = 1.7
+"""Vocabularies hold groups of at most three digits; the numbers of tables are mostly shorter."""
+
+_MARKS = b",.;:|/-_=+()[]{}<>\"'\\\n"
+_TOKENS_PER_MARK = 0.7
+"""A comma between numbers is a token; the marks of JSON often share one."""
 
 _PER_MESSAGE_TOKENS = 8
-_BULKY = ("excerpt", "stdout", "stderr", "text", "logs", "evidence", "summary")
-"""Fields of cards and tool results whose text may be shortened; instructions never are."""
+
+_LOW_WATER = 0.7
+"""Of the room: where a step ends, so that the next one is some turns away."""
+
+_ACCOUNT_CHARS = 6_000
+_ACCOUNT_SHARE = 0.5
+"""Characters of the account of condensed turns: so many, or this part of the tokens there is room for."""
 
 
 class TooBig(Exception):
@@ -25,91 +47,131 @@ class TooBig(Exception):
         self.tokens = tokens
 
 
+class Packing(BaseModel):
+    """How a transcript is shown; kept from turn to turn. Positions count the transcript's messages."""
+
+    model_config = ConfigDict(frozen=True)
+
+    condensed: int = 0  # turns before this message are told as one account
+    account_chars: int = 0  # which is at most so long
+    shortened: int = 0  # texts in results before this message have at most `old_chars`
+    old_chars: int | None = None
+    card_chars: int | None = None  # of each text in the card
+    chars: int | None = None  # of each text in any result, the latest too
+
+
 def estimate_tokens(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> int:
-    """Tokens of a prompt, from its bytes."""
-    size = len(json.dumps([list(messages), list(tools)], ensure_ascii=False).encode())
-    return math.ceil(size / BYTES_PER_TOKEN) + _PER_MESSAGE_TOKENS * len(messages)
+    """Tokens of a prompt, from its bytes, digits and punctuation."""
+    sizes = sum(map(_message_tokens, messages))
+    return math.ceil(sizes + (_text_tokens(_json(list(tools))) if tools else 0))
+
+
+def _message_tokens(message: Mapping[str, Any]) -> float:
+    calls = message.get("tool_calls")
+    text = str(message.get("content") or "") + (_json(calls) if calls else "")
+    return _text_tokens(text) + _PER_MESSAGE_TOKENS
+
+
+def _text_tokens(text: str) -> float:
+    data = text.encode("utf-8", "replace")
+    no_digits = data.translate(None, _DIGITS)
+    words = no_digits.translate(None, _MARKS)
+    digits, marks = len(data) - len(no_digits), len(no_digits) - len(words)
+    return len(words) / BYTES_PER_TOKEN + digits / _DIGITS_PER_TOKEN + marks * _TOKENS_PER_MARK
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def pack(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], max_tokens: int
-) -> ChatMessages:
-    """The messages, shortened as little as fits `max_tokens`. Raises TooBig.
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    max_tokens: int,
+    packing: Packing = Packing(),  # noqa: B008  # frozen
+) -> tuple[ChatMessages, Packing]:
+    """The messages as they fit `max_tokens`, and how they were packed. Raises TooBig.
 
-    In this order: long tool results of old turns, the card's excerpts, all tool results, old turns whole.
+    As before (`packing`) when that fits. Else in this order: long results of old turns, the oldest turns as one
+    account, the card's excerpts, all results.
     """
-    best = [dict(message) for message in messages]
-    smallest = estimate_tokens(best, tools)
-    for packed in _ever_smaller(best):
-        smallest = min(smallest, estimate_tokens(packed, tools))
-        if smallest <= max_tokens:
-            return packed
-    raise TooBig(smallest)
+    transcript = [dict(message) for message in messages]
+    room = max_tokens - estimate_tokens([], tools)
+    smallest: int | None = None
+    for tighter, enough in _ever_tighter(transcript, packing, room):
+        packed = _shown(transcript, tighter)
+        size = estimate_tokens(packed)
+        if size <= enough:
+            return packed, tighter
+        smallest = size if smallest is None else min(size, smallest)
+    raise TooBig((smallest or 0) + max_tokens - room)
 
 
-def _ever_smaller(messages: ChatMessages) -> Iterator[ChatMessages]:
-    yield messages
-    recent = _last_group(messages)
-    for limit in (1500, 400):
-        messages = _shortened(messages, limit, lambda at: 2 <= at < recent)
-        yield messages
-    for limit in (2000, 600, 200):
-        messages = _shortened(messages, limit, lambda at: at < 2)
-        yield messages
-    for limit in (1500, 400, 120):
-        messages = _shortened(messages, limit, lambda at: at >= 2)
-        yield messages
-    while (fewer := _without_oldest_turn(messages)) is not None:
-        messages = fewer
-        yield messages
+def _ever_tighter(messages: ChatMessages, packing: Packing, room: int) -> Iterator[tuple[Packing, float]]:
+    """Packings, each tighter than the one before, and the tokens with which each is good enough."""
+    yield packing, room
+    goal = room * _LOW_WATER
+    turns = _turns(messages)
+    if turns:
+        for limit in (1_500, 400):
+            if packing.old_chars is None or limit <= packing.old_chars:
+                packing = packing.model_copy(update={"shortened": turns[-1], "old_chars": limit})
+                yield packing, goal
+        packing = _condensed(messages, turns, packing, room)
+        yield packing, room
+    for field, limits in (("card_chars", (2_000, 600, 200)), ("chars", (1_500, 400, 120))):
+        for limit in limits:
+            if getattr(packing, field) is None or limit <= getattr(packing, field):
+                packing = packing.model_copy(update={field: limit})
+                yield packing, room
 
 
-def _shortened(messages: ChatMessages, limit: int, chosen: Callable[[int], bool]) -> ChatMessages:
-    return [_short_message(m, limit) if chosen(at) else m for at, m in enumerate(messages)]
+def _condensed(messages: ChatMessages, turns: Sequence[int], packing: Packing, room: int) -> Packing:
+    """The packing with as many of the oldest turns condensed as leaves room for new ones; the last one stays."""
+    chars = min(_ACCOUNT_CHARS, max(200, int(room * _ACCOUNT_SHARE)))
+    sizes = [_message_tokens(_short(m, at, turns[0], packing)) for at, m in enumerate(messages)]
+    left = sum(sizes) + estimate_tokens(account_messages([], 0)) + chars * _TOKENS_PER_MARK
+    for begin, end in itertools.pairwise(turns):
+        left -= sum(sizes[begin:end])
+        if end > packing.condensed:
+            packing = packing.model_copy(update={"condensed": end, "account_chars": chars})
+            if left <= room * _LOW_WATER:
+                break
+    return packing
 
 
-def _short_message(message: dict[str, Any], limit: int) -> dict[str, Any]:
+def _shown(messages: ChatMessages, packing: Packing) -> ChatMessages:
+    """The transcript as a packing shows it."""
+    turns = _turns(messages)
+    first = turns[0] if turns else len(messages)
+    begin = max(first, packing.condensed)
+    told = account_messages(messages[first:begin], packing.account_chars) if begin > first else []
+    opening = [_short(message, at, first, packing) for at, message in enumerate(messages[:first])]
+    rest = [_short(message, begin + at, first, packing) for at, message in enumerate(messages[begin:])]
+    return [*opening, *told, *rest]
+
+
+def _turns(messages: ChatMessages) -> list[int]:
+    """Where each turn begins: at its assistant message."""
+    return [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+
+
+def _short(message: dict[str, Any], at: int, first: int, packing: Packing) -> dict[str, Any]:
+    """A message with its bulky texts clipped as the packing says for its place."""
     content = message.get("content")
-    if message["role"] == "user" and isinstance(content, str):
-        card = card_in(content)
-        return message if card is None else {**message, "content": with_card(content, shorten(card, limit))}
-    if message["role"] == "tool" and isinstance(content, str):
-        try:
-            return {**message, "content": json.dumps(shorten(json.loads(content), limit), ensure_ascii=False)}
-        except ValueError:
-            return {**message, "content": clip(content, limit)}
-    return message
-
-
-def shorten(value: Any, limit: int, field: str = "") -> Any:
-    """JSON with the bulky strings clipped to `limit` characters."""
-    if isinstance(value, dict):
-        return {key: shorten(part, limit, key) for key, part in value.items()}
-    if isinstance(value, list):
-        return [shorten(part, limit, field) for part in value]
-    if isinstance(value, str) and field in _BULKY:
-        return clip(value, limit)
-    return value
-
-
-def clip(text: str, limit: int) -> str:
-    """Head and tail of a long text, with how much was left out."""
-    if len(text) <= limit:
-        return text
-    note = f" …[{len(text) - limit} characters left out]… "
-    head = limit * 2 // 3
-    return text[:head] + note + text[len(text) - (limit - head) :]
-
-
-def _last_group(messages: ChatMessages) -> int:
-    """Where the last turn begins: its assistant message."""
-    turns = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
-    return turns[-1] if turns else len(messages)
-
-
-def _without_oldest_turn(messages: ChatMessages) -> ChatMessages | None:
-    """The messages without the oldest turn (an assistant message and what answers it); None: one is left."""
-    turns = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
-    if len(turns) < 2:
-        return None
-    return messages[: turns[0]] + messages[turns[1] :]
+    if not isinstance(content, str):
+        return message
+    if at < first:
+        card = card_in(content) if packing.card_chars is not None and message["role"] == "user" else None
+        limit = packing.card_chars
+        return message if card is None or limit is None else message | {
+            "content": with_card(content, shorten(card, limit))
+        }  # fmt: skip
+    limits = [packing.chars, packing.old_chars if at < packing.shortened else None]
+    limit = min((limit for limit in limits if limit is not None), default=None)
+    if limit is None or message["role"] != "tool" or len(content) <= limit:
+        return message
+    try:
+        return message | {"content": _json(shorten(json.loads(content), limit))}
+    except ValueError:
+        return message | {"content": clip(content, limit)}

@@ -214,8 +214,8 @@ _PARAMETERS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         "Read a part of a text artifact beyond its excerpt.",
         {
             "name": {"type": "string"},
-            "offset": {"type": "integer", "description": "first character, from 0"},
-            "length": {"type": "integer", "description": "characters, at most 20000"},
+            "offset": {"type": "integer", "description": "first byte, from 0"},
+            "length": {"type": "integer", "description": "bytes, at most 20000"},
         },
         ["name", "offset", "length"],
     ),

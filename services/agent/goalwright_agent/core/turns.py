@@ -27,8 +27,9 @@ from goalwright_shared.messages import (
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from goalwright_agent.core.answers import extract_json, storable
+from goalwright_agent.core.clipping import clip
 from goalwright_agent.core.dialect import Dialect
-from goalwright_agent.core.packing import clip
+from goalwright_agent.core.packing import Packing
 from goalwright_agent.core.tools import (
     NOTES_PER_REPLY,
     Arguments,
@@ -80,6 +81,7 @@ class State(BaseModel):
     corrections: int = 0  # in a row
     whole_cap: bool = False  # the last answer was cut: ask with all that is held
     dialect: Dialect = Dialect()
+    packing: Packing = Packing()  # how the transcript was shown last
 
     @property
     def turns(self) -> int:
