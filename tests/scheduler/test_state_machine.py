@@ -46,6 +46,7 @@ from goalwright_shared.messages import (
 from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyStrategyDefinition
+from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -104,6 +105,14 @@ RUNS = ("planning", "running", "paused")
 _ABOUT = {
     "skip": OPEN, "retry": ("dead", "retry_wait", "parked"), "replan": ("expanded",), "answer": ("parked",),
 }  # fmt: skip
+
+
+class Anew(HypothesisProvider):
+    """Draws as Hypothesis does, and every example anew. Its mutations of examples would end most of them after a few
+    steps: they copy the place where one stops."""
+
+
+AVAILABLE_PROVIDERS["anew"] = Anew
 
 T = TypeVar("T")
 Drawn = tuple[int, int, int]  # lane, needs (a bit mask), flavour
@@ -638,7 +647,7 @@ def test_the_loop_does_what_the_model_says(machine: type[Machine]) -> None:
                 machine,
                 settings=settings(
                     max_examples=min(EXAMPLES, ROUND), stateful_step_count=STEPS, deadline=None, database=None,
-                    suppress_health_check=list(HealthCheck), print_blob=True,
+                    backend="anew", suppress_health_check=list(HealthCheck), print_blob=True,
                 ),
             )  # fmt: skip
         except FlakyStrategyDefinition:
