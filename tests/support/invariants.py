@@ -46,7 +46,11 @@ CHECKS: dict[str, str] = {
           AND p.state IN ('succeeded', 'dead', 'cancelled', 'skipped')""",
     "a task waits for children and has none that are open": """
         SELECT id FROM task WHERE state IN ('expanded', 'checking') AND open_children = 0""",
-    "a task is blocked by nothing": "SELECT id FROM task WHERE state = 'blocked' AND unmet = 0",
+    "a task is blocked by nothing": """
+        SELECT id FROM task WHERE state = 'blocked' AND unmet = 0 AND NOT id IN (SELECT task FROM follower)""",
+    "a task waits for a twin that has ended": """
+        SELECT f.task AS id FROM follower f JOIN task t ON t.id = f.leader
+        WHERE t.state IN ('succeeded', 'dead', 'cancelled', 'skipped')""",
     "a task is blocked by one that will never succeed, and nobody replans": """
         SELECT t.id FROM task t, task n
         WHERE t.state = 'blocked' AND n.parent = t.parent AND n.generation = t.generation

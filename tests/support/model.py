@@ -2,8 +2,8 @@
 
 `Model` takes what arrives (submissions, outcomes, control, time) and knows from it the state of every task.
 What only the scheduler decides is read from Postgres and judged (`support.judge`): which ready tasks went out,
-what a budget admits, the jitter of a retry, the ids under which Postgres keeps tasks. Not modelled: results that
-equal tasks share, replicas, goals that are taken up again, owners' budgets, the closing summary.
+what a budget admits, which of equal tasks is done, the jitter of a retry, the ids under which Postgres keeps tasks.
+Not modelled: goals that are taken up again, owners' budgets, the closing summary.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from goalwright_shared.messages import (
     ValueTask,
 )
 
-from support.model_fates import Fates
 from support.model_tasks import ENDED, LOST, Generation, Goal, Refusal, Task, dependants, is_replan, without
+from support.model_twins import Twins
 
 
-class Model(Fates):
+class Model(Twins):
     """See the module. Every verb is one item of one turn; `settle_up` ends the turn."""
 
     # --- goals ---
@@ -61,7 +61,8 @@ class Model(Fates):
         if compiled is not None:
             goal.status = "running"
             goal.root.state = "expanded"
-            self._insert(goal.root, Generation("replace"), plan, compiled.needs)
+            share = self.limits.share_equal_tasks == "always"
+            self._insert(goal.root, Generation("replace"), plan, compiled.needs, share=share)
         self._follow()
 
     def pause(self, goal: Goal) -> None:
@@ -165,7 +166,7 @@ class Model(Fates):
         task.state, task.hold, task.due = "checking", 0, None
         specs = [_check_spec(number, check, made) for number, check in enumerate(_checks(task), 1)]
         needs: dict[str, tuple[str, ...]] = {spec.key: () for spec in specs}
-        self._insert(task, Generation("check", answer=made), specs, needs)
+        self._insert(task, Generation("check", answer=made), specs, needs, share=False)
 
     def _expand(self, task: Task, outcome: Expand) -> None:
         lane = self.lanes[task.lane]
@@ -210,7 +211,7 @@ class Model(Fates):
         if target.state != "expanded" or number != len(target.generations):
             raise Refusal("stale_revision")
         generation = target.generations[-1]
-        if generation.revision != base:
+        if generation.revision != base or generation.kind == "vote":
             raise Refusal("stale_revision")
         by_key = {task.key: task for task in generation.children}
         dropped = [self._touchable(by_key, op.key) for op in operations if isinstance(op, DropTask)]
@@ -246,7 +247,8 @@ class Model(Fates):
         kept: Sequence[Task],
         compiled: Compiled,
     ) -> None:
-        new = [Task(target.goal, target, len(target.generations), spec, lane=spec.lane) for spec in added]
+        number, shares = len(target.generations), self.limits.share_equal_tasks != "never"
+        new = [Task(target.goal, target, number, spec, lane=spec.lane, shares=shares) for spec in added]
         generation.children += new
         alive = {task.key: task for task in [*kept, *new]}
         for task in alive.values():

@@ -37,6 +37,7 @@ class Fates:
         self._blocked: dict[str, tuple[float, bool]] = {}  # by pool: until when, and whether for a bad key
         self.reloaded: set[str] = set()  # goals whose waiting tasks the loop reads anew after this turn
         self._after: list[Callable[[], None]] = []
+        self._fresh: list[Task] = []  # became ready for the first time, and nobody has looked at them
         self._overrun: set[Goal] = set()
 
     def tasks(self) -> list[Task]:
@@ -78,12 +79,15 @@ class Fates:
         generation: Generation,
         specs: Iterable[TaskSpec],
         needs: dict[str, tuple[str, ...]],
+        *,
+        share: bool = True,
     ) -> None:
-        """Children of a generation, new or revised."""
+        """Children of a new generation, or one more."""
         if generation not in parent.generations:
             parent.generations.append(generation)
         number = parent.generations.index(generation) + 1
-        added = [Task(parent.goal, parent, number, spec, lane=spec.lane) for spec in specs]
+        shares = share and self.limits.share_equal_tasks != "never"
+        added = [Task(parent.goal, parent, number, spec, lane=spec.lane, shares=shares) for spec in specs]
         generation.children += added
         alive = {
             task.key: task
@@ -97,10 +101,11 @@ class Fates:
 
     def _wake(self, task: Task) -> None:
         """A blocked task that has all it needs is ready; a question is asked."""
-        if task.state != "blocked" or task.unmet:
+        if task.state != "blocked" or task.unmet or task.twin is not None:
             return
         if task.lane != "human":
             task.state = "ready"
+            self._fresh.append(task)
             return
         task.state = "parked"
         task.epoch += 1
@@ -132,6 +137,14 @@ class Fates:
         if task.state == "dispatched" and task.hold:
             self._bill(task, task.hold, 0)
         task.state, task.hold, task.due, task.over_budget = state, 0, None, False
+        self._after.append(lambda: self._release(task))
+
+    def _release(self, twin: Task) -> None:
+        """Who waited for this task takes its result, or does it."""
+        for task in twin.goal.tasks:
+            if task.twin is twin:
+                task.twin = None
+                self._wake(task)
 
     def _succeed(self, task: Task, made: dict[str, str]) -> None:
         task.made = made
@@ -139,6 +152,7 @@ class Fates:
 
     def _end_well(self, task: Task) -> None:
         task.state, task.hold, task.due = "succeeded", 0, None
+        self._after.append(lambda: self._release(task))
         for sibling in task.siblings:
             if task in sibling.needs:
                 self._wake(sibling)
@@ -165,7 +179,7 @@ class Fates:
             return
         if is_replan(task.spec):
             self._after.append(lambda: self._close(orphans(task.siblings), "skipped"))
-        if not parent.open or parent.open_children:
+        if parent.open_children:
             return
         generation = parent.generations[-1]
         if generation.kind == "resume" and parent.state == "expanded":
@@ -174,6 +188,8 @@ class Fates:
             self._end_with_children(parent, generation)
         elif generation.kind == "check" and parent.state == "checking":
             self._after.append(lambda: self._verdict(parent, generation))
+        elif generation.kind == "vote" and parent.state == "expanded":
+            self._after.append(lambda: self._count_votes(parent))
 
     def _end_with_children(self, parent: Task, generation: Generation) -> None:
         made = {name: value for child in generation.children for name, value in child.made.items()}
@@ -195,6 +211,17 @@ class Fates:
             self._fail(task, retryable=True)
         else:
             self._succeed(task, generation.answer)
+
+    def _count_votes(self, task: Task) -> None:
+        """The answer that most replicas gave is the task's; of equals, that of the first."""
+        if task.state != "expanded":
+            return
+        replicas = [child for generation in task.generations for child in generation.children]
+        given = [replica.made for replica in replicas if replica.state == "succeeded"]
+        if given:
+            self._succeed(task, max(given, key=given.count))
+        else:
+            self._die(task)
 
     def _fail(self, task: Task, *, retryable: bool) -> None:
         if not retryable or task.failures + 1 >= task.spec.max_failures:
@@ -285,7 +312,8 @@ class Fates:
 
     def readmit(self, task: Task) -> None:
         """There is money for it again."""
-        task.state, task.over_budget = "ready" if not task.unmet else "blocked", False
+        task.state, task.over_budget, task.twin = "blocked", False, None
+        self._wake(task)
 
     def affordable(self, task: Task) -> bool:
         """Whether a ready task's call fits what its goal has left."""

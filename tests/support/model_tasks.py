@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from goalwright_shared.messages import TaskSpec
@@ -23,7 +23,8 @@ class Refusal(Exception):
 
 @dataclass(eq=False)
 class Generation:
-    """The children of one expansion. kind: `resume` (continuation), `replace` (they make the outputs), `check`."""
+    """The children of one expansion. kind: `resume` (continuation), `replace` (they make the outputs), `check`, `vote`
+    (a replica)."""
 
     kind: str
     children: list[Task] = field(default_factory=list)
@@ -53,6 +54,8 @@ class Task:
     due: float | None = None
     announced: bool = False
     over_budget: bool = False  # parked, because what it serves costs more than is left
+    shares: bool = False  # an equal task's result may be its own
+    twin: Task | None = None  # an equal task that is being done, for which it waits
     needs: list[Task] = field(default_factory=list)
     generations: list[Generation] = field(default_factory=list)
     made: dict[str, str] = field(default_factory=dict)  # its outputs, once it has succeeded
@@ -119,6 +122,7 @@ class Goal:
     overrun: int = 0
     bills: dict[tuple[Task, int], int] = field(default_factory=dict)  # open ones: their hold
     tasks: list[Task] = field(default_factory=list)
+    doing: dict[Hashable, Task] = field(default_factory=dict)  # by contract: who does it, or has done it
 
     @property
     def may_run(self) -> bool:
@@ -133,6 +137,13 @@ class Limits:
     pool_park_seconds: float
     max_depth: int
     max_replans: int
+    share_equal_tasks: str
+    share_across_goals: bool
+
+    @classmethod
+    def of(cls, settings: Any) -> Limits:
+        """What the scheduler is set to."""
+        return cls(**{name.name: getattr(settings, name.name) for name in fields(cls)})
 
 
 def is_replan(spec: TaskSpec) -> bool:

@@ -235,6 +235,7 @@ class Row:
     rank: float
     due: float | None
     over_budget: bool
+    twin: int | None  # for which it waits
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,8 @@ class Snapshot:
 _SNAPSHOT = """SELECT json_build_array(
     (SELECT json_agg(json_build_array(
         t.id, g.goal_id, t.parent, t.generation, s.key, t.lane, t.state, t.epoch, t.turn, t.failures, t.unmet,
-        t.open_children, t.hold, t.rank, extract(epoch FROM t.due_at), t.over_budget IS NOT NULL) ORDER BY t.id)
+        t.open_children, t.hold, t.rank, extract(epoch FROM t.due_at), t.over_budget IS NOT NULL,
+        (SELECT leader FROM follower f WHERE f.task = t.id)) ORDER BY t.id)
      FROM task t JOIN task_spec s ON s.id = t.id JOIN goal g ON g.num = t.goal),
     (SELECT json_object_agg(goal_id, json_build_object(
         'status', status, 'reason', reason, 'budget', budget, 'spent', spent, 'held', held, 'overrun', overrun,

@@ -63,7 +63,10 @@ def _check_task(row: TaskRow, index: int, check: ProgramCheck | RubricCheck, out
 
 
 async def verdict(change: Change, row: TaskRow) -> None:
-    """All checks have ended: the kept answer is taken, or the try failed with the evidence."""
+    """All checks have ended: the kept answer is taken, or the try failed with the evidence; unless the task has ended
+    with its goal."""
+    if row.state is not State.CHECKING:
+        return
     await change.flush_results()
     kept = await change.db.fetchval(
         "SELECT continuation FROM expansion WHERE parent = $1 AND generation = $2", row.id, row.expansions

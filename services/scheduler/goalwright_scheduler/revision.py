@@ -18,7 +18,7 @@ from goalwright_shared.messages import (
     ValueTask,
 )
 
-from goalwright_scheduler import expansion, people, ranking, replans, tasks
+from goalwright_scheduler import expansion, people, ranking, replans, tasks, twins
 from goalwright_scheduler.change import Change, TaskRow
 from goalwright_scheduler.core import money, submission
 from goalwright_scheduler.core.ready import Ready
@@ -44,6 +44,8 @@ async def apply(
     )  # fmt: skip
     if expanded is None or generation != target.expansions or target.state is not State.EXPANDED:
         raise Refused("stale_revision", f"generation {generation} of task {target.key} has ended")
+    if expanded["kind"] == twins.VOTE:
+        raise Refused("no_plan", f"task {target.key} is done by its replicas, not by a plan")
     if expanded["revision"] != base_revision:
         raise Refused(
             "stale_revision", f"the plan is at revision {expanded['revision']}, not at {base_revision}"
@@ -226,7 +228,9 @@ async def _rewire(change: Change, target: TaskRow, generation: int, compiled: Co
         row = rows[key]
         unmet = sum(1 for need in needs if rows[need].state is not State.SUCCEEDED)
         state = row.state
-        if row.state is State.BLOCKED and not unmet:
+        if (
+            row.state is State.BLOCKED and row.unmet and not unmet
+        ):  # else it waits for a twin, and goes on waiting
             state = State.PARKED if row.lane == "human" else State.READY
         elif row.state is State.READY and unmet:
             state = State.BLOCKED
@@ -240,11 +244,13 @@ async def _rewire(change: Change, target: TaskRow, generation: int, compiled: Co
             """UPDATE task SET unmet = $2, children = $3, state = $4,
                    ready_at = CASE WHEN $4 = 'ready' THEN coalesce(ready_at, $5) ELSE ready_at END,
                    rank = head_start - extract(epoch FROM coalesce(ready_at, $5::timestamptz))
-               WHERE id = $1 RETURNING id, goal, lane, rank""",
+               WHERE id = $1 RETURNING id, goal, lane, rank, screened AND epoch = 0 AS screened""",
             row.id, unmet, children[key], str(state), change.now,
         )  # fmt: skip
         if ready is not None and state is State.READY:
-            change.ready.append(Ready(ready["id"], ready["goal"], ready["lane"], ready["rank"]))
+            change.ready.append(
+                Ready(ready["id"], ready["goal"], ready["lane"], ready["rank"], screened=ready["screened"])
+            )
         if state is State.PARKED and row.state in (State.BLOCKED, State.READY):
             asked.append(row.id)
     await people.ask(change, asked)

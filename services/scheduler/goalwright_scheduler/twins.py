@@ -126,10 +126,11 @@ async def release(change: Change, leaders: Iterable[int]) -> None:
 
 
 async def _have_voted_on(change: Change, task: int) -> None:
-    """Have a task done by its replicas, each a generation of its own: they make the same names."""
+    """Have a task done by its replicas, each a generation of its own: they make the same names. Like checks they
+    are no deeper plan, so no limit refuses them."""
     row = (await change.load([task]))[task]
     specs = twins.replicas(row.spec)
-    await expansion.limit(change, row, len(specs))
+    await expansion.count(change, row.goal, len(specs))
     first = row.expansions + 1
     state = State.READY
     await expansion.bring_inputs(change, row)
@@ -155,7 +156,9 @@ async def _have_voted_on(change: Change, task: int) -> None:
 
 
 async def count_votes(change: Change, row: TaskRow) -> None:
-    """All replicas have ended: the answer that most gave is the task's."""
+    """All replicas have ended: the answer that most gave is the task's, unless it has ended with its goal."""
+    if row.state is not State.EXPANDED:
+        return
     await change.flush_results()
     continuation = await change.db.fetchval(
         "SELECT continuation FROM expansion WHERE parent = $1 AND generation = $2", row.id, row.expansions

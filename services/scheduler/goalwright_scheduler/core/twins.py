@@ -49,9 +49,10 @@ def contract_hash(spec: TaskSpec, inputs: Mapping[str, str]) -> bytes:
 
 
 def replicas(spec: TaskSpec) -> list[TaskSpec]:
-    """The same task so many times, each on its own."""
+    """The same task so many times, each on its own. What follows when one is dead is for the vote to say."""
+    own = {"replicas": 1, "after": [], "on_dead": "skip"}
     return [
-        spec.model_copy(update={"key": f"{spec.key[:118]}-r{number}", "replicas": 1, "after": []})
+        spec.model_copy(update={"key": f"{spec.key[:118]}-r{number}", **own})
         for number in range(1, spec.replicas + 1)
     ]
 
