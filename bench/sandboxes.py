@@ -44,6 +44,8 @@ _SOURCE = "print(6 * 7)\nopen('out/answer', 'w').write('42')\n"
 _LIMITS = Limits(seconds=30, memory_bytes=256 << 20, processes=32, disk_bytes=16 << 20, output_bytes=1 << 20)
 _RIVAL = "llm-sandbox"
 _FEW = 40  # of what needs a container each
+_RARE, _RARE_AT = 8, 2  # of what needs seconds each
+_ANY = 1_000
 
 
 class Wrong(Exception):
@@ -55,6 +57,7 @@ class Contestant(Protocol):
 
     name: str
     programs: int
+    most_at: int  # is measured up to so many at a time
 
     def one(self) -> None:
         """Run one program from its folder to its result, in the thread that calls; raises `Wrong`."""
@@ -69,6 +72,7 @@ class Floor:
 
     programs: int
     name: str = FLOOR
+    most_at: int = _ANY
 
     def one(self) -> None:
         """A folder, a process with pipes, an answer."""
@@ -98,6 +102,7 @@ class Ours:
     sandbox: Sandbox
     programs: int
     loop: asyncio.AbstractEventLoop
+    most_at: int = _ANY
 
     def __post_init__(self) -> None:
         self.name = self.sandbox.name
@@ -131,9 +136,10 @@ class Rival:
     """llm-sandbox in an environment of its own, with a container for each program; a process of drivers is told
     `run` line by line and answers each."""
 
-    programs: int
     image: str
+    programs: int = _RARE
     name: str = _RIVAL
+    most_at: int = _RARE_AT
     _free: queue.SimpleQueue[subprocess.Popen[str]] = field(default_factory=queue.SimpleQueue)
     _all: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -222,7 +228,9 @@ async def compare(programs: int, at: Sequence[int], rounds: int) -> tuple[list[d
         for number in at:
             for _ in range(rounds):
                 floor: dict[str, float] | None = None
-                for name, round in (await asyncio.to_thread(play, contestants, number)).items():
+                for name, round in (
+                    await asyncio.to_thread(play, _that_can(contestants, number), number)
+                ).items():
                     figures = round.figures(floor)
                     floor = floor or figures
                     rows.setdefault((name, number), []).append(figures)
@@ -233,6 +241,10 @@ async def compare(programs: int, at: Sequence[int], rounds: int) -> tuple[list[d
         {"sandbox": name, "at": number, "runs": runs, "median": {key: _median(runs, key) for key in runs[0]}}
         for (name, number), runs in rows.items()
     ], missing
+
+
+def _that_can(contestants: Sequence[Contestant], at: int) -> list[Contestant]:
+    return [contestant for contestant in contestants if at <= contestant.most_at]
 
 
 def _median(runs: Sequence[Mapping[str, float]], key: str) -> float:
@@ -258,7 +270,7 @@ async def _contestants(programs: int, slots: int) -> tuple[list[Contestant], lis
         missing.append(f"{_RIVAL}: {problem}")
     else:
         if any(contestant.name == Docker.name for contestant in found):
-            found.append(Rival(min(programs, _FEW), image))
+            found.append(Rival(image))
         else:
             missing.append(f"{_RIVAL}: it needs a container engine")
     return found, missing
