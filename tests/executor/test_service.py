@@ -203,7 +203,10 @@ async def test_programs_see_nothing_of_what_is_installed_into_the_interpreter(ho
         "    except OSError as error: print(error.strerror)\n"
     )
     done = await house.done(source, outputs=[{"name": "stdout"}])
-    assert set((done.outputs["stdout"].inline or "").splitlines()) <= {"Read-only file system", "Permission denied"}
+    assert set((done.outputs["stdout"].inline or "").splitlines()) <= {
+        "Read-only file system",
+        "Permission denied",
+    }
 
 
 async def test_the_next_program_works_after_a_hostile_one(house: House) -> None:
