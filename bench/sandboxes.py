@@ -44,6 +44,8 @@ _SOURCE = "print(6 * 7)\nopen('out/answer', 'w').write('42')\n"
 _LIMITS = Limits(seconds=30, memory_bytes=256 << 20, processes=32, disk_bytes=16 << 20, output_bytes=1 << 20)
 _RIVAL = "llm-sandbox"
 _FEW = 40  # of what needs a container each
+_RARE, _RARE_AT = 4, 2  # of what needs seconds each
+_ANY = 1_000
 
 
 class Wrong(Exception):
@@ -55,6 +57,7 @@ class Contestant(Protocol):
 
     name: str
     programs: int
+    most_at: int  # is measured up to so many at a time
 
     def one(self) -> None:
         """Run one program from its folder to its result, in the thread that calls; raises `Wrong`."""
@@ -69,6 +72,8 @@ class Floor:
 
     programs: int
     name: str = FLOOR
+    options: Sequence[str] = ()
+    most_at: int = _ANY
 
     def one(self) -> None:
         """A folder, a process with pipes, an answer."""
@@ -77,9 +82,10 @@ class Floor:
             (home / "out").mkdir()
             (home / "main.py").write_text(_SOURCE)
             done = subprocess.run(
-                [str(base_python()), "main.py"],
+                [str(base_python()), *self.options, "main.py"],
                 cwd=home,
                 env={"PATH": os.environ["PATH"]},
+                start_new_session=True,  # as sandboxes do: a group of its own for the kernel's scheduler
                 capture_output=True,
                 check=False,
                 timeout=60,
@@ -98,6 +104,7 @@ class Ours:
     sandbox: Sandbox
     programs: int
     loop: asyncio.AbstractEventLoop
+    most_at: int = _ANY
 
     def __post_init__(self) -> None:
         self.name = self.sandbox.name
@@ -131,9 +138,10 @@ class Rival:
     """llm-sandbox in an environment of its own, with a container for each program; a process of drivers is told
     `run` line by line and answers each."""
 
-    programs: int
     image: str
+    programs: int = _RARE
     name: str = _RIVAL
+    most_at: int = _RARE_AT
     _free: queue.SimpleQueue[subprocess.Popen[str]] = field(default_factory=queue.SimpleQueue)
     _all: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -222,7 +230,9 @@ async def compare(programs: int, at: Sequence[int], rounds: int) -> tuple[list[d
         for number in at:
             for _ in range(rounds):
                 floor: dict[str, float] | None = None
-                for name, round in (await asyncio.to_thread(play, contestants, number)).items():
+                for name, round in (
+                    await asyncio.to_thread(play, _that_can(contestants, number), number)
+                ).items():
                     figures = round.figures(floor)
                     floor = floor or figures
                     rows.setdefault((name, number), []).append(figures)
@@ -235,6 +245,10 @@ async def compare(programs: int, at: Sequence[int], rounds: int) -> tuple[list[d
     ], missing
 
 
+def _that_can(contestants: Sequence[Contestant], at: int) -> list[Contestant]:
+    return [contestant for contestant in contestants if at <= contestant.most_at]
+
+
 def _median(runs: Sequence[Mapping[str, float]], key: str) -> float:
     return round(statistics.median(run[key] for run in runs), 3)
 
@@ -242,7 +256,7 @@ def _median(runs: Sequence[Mapping[str, float]], key: str) -> float:
 async def _contestants(programs: int, slots: int) -> tuple[list[Contestant], list[str]]:
     loop, settings = asyncio.get_running_loop(), ExecutorSettings()
     image = settings.program_image
-    found: list[Contestant] = [Floor(programs)]
+    found: list[Contestant] = [Floor(programs), Floor(programs, f"{FLOOR}, -S", ("-S",))]
     missing: list[str] = []
     bubblewrap = Bubblewrap(slots=slots, libraries=libraries.ensure(settings))
     for sandbox in (bubblewrap, Docker(slots=slots, image=image)):
@@ -258,7 +272,7 @@ async def _contestants(programs: int, slots: int) -> tuple[list[Contestant], lis
         missing.append(f"{_RIVAL}: {problem}")
     else:
         if any(contestant.name == Docker.name for contestant in found):
-            found.append(Rival(min(programs, _FEW), image))
+            found.append(Rival(image))
         else:
             missing.append(f"{_RIVAL}: it needs a container engine")
     return found, missing

@@ -136,14 +136,16 @@ async def test_errors_say_what_is_wrong_and_what_there_is(
     assert says in str(found.value)
 
 
-async def test_a_query_that_takes_for_ever_can_be_interrupted() -> None:
+async def test_a_query_that_takes_long_can_be_interrupted() -> None:
     store = MemoryArtifacts()
     refs = {"sales": await store.put_bytes("sales", ArtifactType.TABLE, SALES)}
-    endless = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n, sales"
-    asked = asyncio.create_task(sql.query(store, refs, endless, lambda _: None))
+    numbers = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 100000000)"
+    asked = asyncio.create_task(
+        sql.query(store, refs, f"{numbers} select count(*) from n, sales", lambda _: None)
+    )
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asked, 0.5)
-    await asyncio.get_running_loop().shutdown_default_executor()
+    await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), 8)
 
 
 def test_answers_are_laid_out_for_people() -> None:

@@ -194,6 +194,21 @@ async def test_every_way_to_break_the_contract_has_its_own_code(house: House, so
     assert failed.program.limit == (code if code in limits else None)
 
 
+async def test_programs_see_nothing_of_what_is_installed_into_the_interpreter(house: House) -> None:
+    source = (
+        "import os, site\n"
+        "for folder in filter(os.path.isdir, site.getsitepackages()):\n"
+        "    assert os.listdir(folder) == [], os.listdir(folder)\n"
+        "    try: open(f'{folder}/x', 'w')\n"
+        "    except OSError as error: print(error.strerror)\n"
+    )
+    done = await house.done(source, outputs=[{"name": "stdout"}])
+    assert set((done.outputs["stdout"].inline or "").splitlines()) <= {
+        "Read-only file system",
+        "Permission denied",
+    }
+
+
 async def test_the_next_program_works_after_a_hostile_one(house: House) -> None:
     await house.failure("while True: print('x' * 1000)")
     done = await house.done("print('fine')", outputs=[{"name": "stdout"}])

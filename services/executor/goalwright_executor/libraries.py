@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import hashlib
 import os
 import platform
@@ -155,6 +156,14 @@ def _run(command: list[str]) -> None:
 def base_python() -> Path:
     """The interpreter that programs run under: ours, without the virtual environment around it."""
     return Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+
+
+@functools.cache
+def site_packages(python: Path) -> tuple[str, ...]:
+    """The folders that an interpreter imports installed packages from, those that there are."""
+    command = [str(python), "-I", "-S", "-c", "import site; print(*site.getsitepackages(), sep='\\n')"]
+    found = subprocess.run(command, env={}, capture_output=True, text=True, check=False, timeout=60)
+    return tuple(folder for folder in found.stdout.splitlines() if Path(folder).is_dir())
 
 
 class Libraries:

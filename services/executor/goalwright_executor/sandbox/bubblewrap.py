@@ -24,7 +24,7 @@ import structlog
 
 from goalwright_executor import core
 from goalwright_executor.core import Limit, Limits, Run
-from goalwright_executor.libraries import base_python
+from goalwright_executor.libraries import base_python, site_packages
 from goalwright_executor.sandbox import inside, seccomp, tree
 from goalwright_executor.sandbox.inside import ENVIRONMENT
 from goalwright_executor.sandbox.port import Job, OnOutput, SandboxLost, cancelled
@@ -54,6 +54,7 @@ class Bubblewrap:
         self._candidates = [bwrap] if bwrap else find_bwrap()
         self._prefix = Path(sys.base_prefix).resolve()
         self._python = base_python()
+        self._site_packages = site_packages(self._python)
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="sandbox")
         self._uids: queue.SimpleQueue[int] = queue.SimpleQueue()
         first = _FIRST_UID + (os.getpid() % 65_536) * 1_024
@@ -166,9 +167,13 @@ class Bubblewrap:
         ]
 
     def _interpreter_mounts(self) -> list[str]:
-        if self._prefix.is_relative_to("/usr"):
-            return []
-        return _parents(self._prefix) + _read_only(self._prefix, self._prefix)
+        """The interpreter without what is installed into it: what this machine happens to have is no library of
+        programs, and what starts with every interpreter (`.pth` files) would start with every program."""
+        bound = [] if self._prefix.is_relative_to("/usr") else [self._prefix]
+        mounts = [word for prefix in bound for word in _parents(prefix) + _read_only(prefix, prefix)]
+        for folder in self._site_packages:
+            mounts += ["--perms", "0555", "--size", "4096", "--tmpfs", folder, "--remount-ro", folder]
+        return mounts
 
     def _library_mounts(self) -> list[str]:
         if not self._has_libraries():
