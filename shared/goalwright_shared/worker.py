@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,10 @@ class Worker:
         self._name, self._drain_seconds = name, drain_seconds
         self._draining = asyncio.Event()
         self._running: dict[_Try, asyncio.Task[Outcome]] = {}
+        self._lane_of: dict[_Try, str] = {}
+        self._announced: dict[
+            str, float
+        ] = {}  # when all tries of a lane were, in seconds of the monotonic clock
         self._cancelled: set[_Try] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._cancel_subscription: Any = None
@@ -218,7 +223,7 @@ class Worker:
         attempt = Attempt(work, self._client, self._artifacts, _of_owner(self._query, work.owner))
         task = asyncio.create_task(self._performed(work, attempt))
         key = (work.task_id, work.epoch)
-        self._running[key] = task
+        self._running[key], self._lane_of[key] = task, work.lane
         presence = asyncio.create_task(self._keep_alive(work, message))
         try:
             return await task
@@ -231,7 +236,7 @@ class Worker:
         finally:
             presence.cancel()
             self._cancelled.discard(key)
-            del self._running[key]
+            del self._running[key], self._lane_of[key]
 
     async def _performed(self, work: Work, attempt: Attempt) -> Outcome:
         try:
@@ -244,16 +249,25 @@ class Worker:
             return _failed(work, "internal_error", f"{type(error).__name__}: {error}", retryable=True)
 
     async def _keep_alive(self, work: Work, message: Msg) -> None:
-        """Announce the task at once, then every third of its lease; extend the delivery beside it."""
-        announcement = Alive(
-            worker=self._name, slots=self._slots_per_lane, tasks=[(work.task_id, work.epoch)]
-        ).to_json()
+        """Announce the task at once, then with all others of its lane about every third of its lease; extend the
+        delivery beside it. One message tells of hundreds of calls, so that the scheduler hears little of them."""
         pause = max(0.2, min(work.lease_seconds, topology.PRESENCE_SECONDS) / 3)
+        with contextlib.suppress(NatsError):
+            await self._announce(work.lane, [(work.task_id, work.epoch)])
         while True:
-            with contextlib.suppress(NatsError):
-                await self._client.publish(subjects.alive(work.lane), announcement)
-                await message.in_progress()
             await asyncio.sleep(pause)
+            now = time.monotonic()
+            with contextlib.suppress(NatsError):
+                if now - self._announced.get(work.lane, 0.0) > pause / 2:
+                    self._announced[work.lane] = now
+                    await self._announce(
+                        work.lane, [one for one, lane in self._lane_of.items() if lane == work.lane]
+                    )
+                await message.in_progress()
+
+    async def _announce(self, lane: str, tasks: list[_Try]) -> None:
+        alive = Alive(worker=self._name, slots=self._slots_per_lane, tasks=tasks)
+        await self._client.publish(subjects.alive(lane), alive.to_json())
 
     async def _publish(self, lane: str, outcome: Outcome) -> None:
         """Publish and wait for the stream's confirmation, for as long as it takes."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 from goalwright_agent.core.answers import without_thoughts
+from goalwright_agent.core.dialect import Dialect, after_refusal
 from goalwright_agent.core.wire import in_order, rate_of, retry_after, usage_of
 from goalwright_agent.handlers import Agent
 from goalwright_shared.messages import Failed, RateSeen, Throttled
@@ -158,6 +159,32 @@ def test_thinking_is_billed_as_output_wherever_it_is_counted(
     found = usage_of({"usage": usage}, "m", 1.0)
     assert found is not None
     assert (found.tokens_in, found.tokens_out) == (10, tokens_out)
+
+
+TOOLS: dict[str, object] = {"max_tokens": 5, "tools": []}
+FORMAT: dict[str, object] = {"max_tokens": 5, "response_format": {}}
+
+
+@pytest.mark.parametrize(
+    ("said", "parameters", "learned"),
+    [
+        ('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set', TOOLS,
+         Dialect(tools=False)),  # vLLM
+        ("tools param requires --jinja flag", TOOLS, Dialect(tools=False)),  # llama.cpp
+        ("registry.ollama.ai/library/gemma:2b does not support tools", TOOLS, Dialect(tools=False)),
+        ('Either "json_schema" or "grammar" can be specified, but not both', FORMAT, Dialect(rung="json_object")),
+        ("Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model", FORMAT,
+         Dialect(rung="json_object")),
+        ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+         FORMAT, Dialect(cap_field="max_completion_tokens")),
+        ("Unrecognized request argument supplied: reasoning_effort", {"reasoning_effort": "low", **FORMAT},
+         Dialect(effort=False)),
+    ],
+)  # fmt: skip
+def test_refusals_in_servers_own_words_teach_how_to_ask(
+    said: str, parameters: dict[str, object], learned: Dialect
+) -> None:
+    assert after_refusal(Dialect(), said, parameters) == learned
 
 
 def limits(limit: int, left: int, back: str) -> dict[str, str]:

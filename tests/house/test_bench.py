@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from goalwright_shared.messages import GoalSubmission, parse_strict
 
+from bench.calls import Found, Load, table
 from bench.meter import Meter
 from bench.peers.compare import Journal, build
 from bench.peers.rivals import kill
@@ -96,6 +97,21 @@ def test_events_that_are_missing_twice_or_say_otherwise_spoil_the_run() -> None:
     twice = [*good[:-1], {**good[2], "seq": 10}, {**good[-1], "seq": 11}]
     with pytest.raises(Wrong, match=r"not one task\.succeeded"):
         check_events(DIAMOND, twice)
+
+
+def test_a_load_of_calls_is_what_its_limit_allows_and_some_to_spare() -> None:
+    load = Load(583, seconds=60)
+    assert load.per_minute == 3_498
+    assert load.tasks == round(58.3 * 80)
+    cpu = dict.fromkeys(("agents", "scheduler", "postgres", "nats"), 1.5)
+    found = Found(
+        in_flight=583, limit_per_minute=3_498, seconds=60, calls=3_490, used_percent=99.8, refused=1,
+        refused_percent=0.029, most_in_flight=590, cpu_seconds=cpu, cpu_seconds_ours=3.0, kib_per_call=80,
+        agents_idle_mib=300, agents_peak_mib=345,
+    )  # fmt: skip
+    cells = [cell.strip() for cell in table([found]).splitlines()[2].strip("|").split("|")]
+    assert cells[:5] == ["583", "3,498", "3,490", "99.8", "0.029"]
+    assert cells[5:8] == ["1.50", "1.50", "3.00"]
 
 
 @pytest.fixture

@@ -234,6 +234,24 @@ async def test_a_task_is_announced_at_once_and_every_third_of_its_lease(bench: B
     assert len(heard) == told
 
 
+async def test_tasks_of_a_lane_are_announced_together_after_the_first_time(bench: Bench) -> None:
+    heard: list[list[str]] = []
+
+    async def on_alive(message: Msg) -> None:
+        heard.append(sorted(task for task, _ in parse_strict(Alive, message.data).tasks))
+
+    await bench.client.subscribe(subjects.alive(LANE), cb=on_alive)
+    await bench.client.flush()
+    await bench.start(slots=3)
+    for task_id in "123":
+        await bench.hand_out(make_work(task_id, lease_seconds=1.5))
+    await eventually(lambda: len(heard) >= 6)
+    assert sorted(heard[:3]) == [["1"], ["2"], ["3"]]
+    assert heard[3:6] == [["1", "2", "3"]] * 3
+    bench.performer.gate.set()
+    await bench.outcomes(3)
+
+
 async def test_a_long_task_is_not_delivered_again(bench: Bench) -> None:
     await bench.start(slots=2)
     await bench.short_deliveries(1.0)

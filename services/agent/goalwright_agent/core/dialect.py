@@ -25,7 +25,7 @@ _ABOUT_STRUCTURE = re.compile(
 )
 _NO_TOOLS = re.compile(
     r"\b(not|no|un\w*|unable|without)\b.*\btools?\b|\btools?\b.*(not|un)[ -]?(supported|recogni[sz]ed|permitted|known)"
-    r"|auto-tool-choice|tool-call-parser",
+    r"|auto-tool-choice|tool-call-parser|\btools?\b.*requires?\b.*--",
     re.I | re.S,
 )
 _TOO_LONG = re.compile(
