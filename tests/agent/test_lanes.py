@@ -147,8 +147,8 @@ def test_users_role_file_adds_a_lane_or_replaces_a_built_in(tmp_path: Path) -> N
         ("bad.md", "You translate.", "front matter"),
         (
             "bad.md",
-            "---\ntools: [read]\ndescription: x\n---\nDo.",
-            "no tool 'read': did you mean read_artifact?",
+            "---\ntools: [read_artefact]\ndescription: x\n---\nDo.",
+            "no tool 'read_artefact': did you mean read_artifact?",
         ),
         ("bad.md", "---\ntools: ask\ndescription: x\n---\nDo.", "tools: 'ask' is no list: write [ask]"),
         ("bad.md", "---\ntools: []\n---\nDo.", "description is missing: add a line `description: …`"),

@@ -54,3 +54,9 @@ def test_json_lists_every_setting_with_what_it_is_for() -> None:
 
 def test_an_unknown_reader_is_a_usage_error() -> None:
     assert CliRunner().invoke(build(), ["config", "show", "nobody"]).exit_code == 2
+
+
+def test_serve_refuses_roles_for_a_service_that_has_none() -> None:
+    ran = CliRunner().invoke(build(), ["serve", "executor", "--roles", "coder"])
+    assert ran.exit_code == 2
+    assert "the executor has no roles" in ran.output

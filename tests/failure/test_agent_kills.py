@@ -141,12 +141,12 @@ async def stage(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[S
     await model.stop()
 
 
-async def test_three_kills_in_ten_turns_repeat_a_call_each_at_most(stage: Stage) -> None:
-    asked = await stage.play((2, "before the answer"), (3, "while a program runs"), (7, "after the answer"))
-    assert asked <= TURNS + 2, "who dies while a program runs repeats nothing"
+async def test_agent_that_dies_in_a_call_repeats_it_and_one_that_dies_while_it_waits_repeats_nothing(
+    stage: Stage,
+) -> None:
+    asked = await stage.play((2, "before the answer"), (3, "while a program runs"))
     assert stage.asked[2] == 2
-    assert stage.asked[3] == stage.asked[4] == 1
-    assert stage.asked[7] <= 2
+    assert asked == TURNS + 1
 
 
 @pytest.mark.chaos

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -131,6 +132,37 @@ async def test_values_of_earlier_turns_are_brought_along_for_children(system: Sy
         row["ref"]["name"]: row["ref"]["inline"] for row in children if (row["key"] or "").startswith("child")
     }
     assert made == {"v0": "child-v0(begin=x,v=v0)", "v1": "child-v1(begin=x,v=v1)"}
+
+
+async def test_dead_child_that_read_a_brought_value_is_retried_by_hand(system: System) -> None:
+    await system.start_scheduler()
+    released = asyncio.Event()
+    read: list[Any] = []
+
+    async def work_on(work: Any) -> dict[str, Any]:
+        match work["spec"]["key"]:
+            case "parent" if work["continuation"] is None:
+                child = {"lane": "custom.b", "inputs": ["v"]}
+                tasks = [{**child, "key": "bad"}, {**child, "key": "slow"}]
+                given = {"v": artifact("v", "kept")}
+                return {"kind": "expand", "tasks": tasks, "artifacts": given, "continuation": 1}
+            case "bad":
+                return {"kind": "failed", "error": {"code": "no", "message": "cannot"}}
+            case "slow":
+                await released.wait()
+            case _ if "v" in work["inputs"]:
+                read.append(work["inputs"]["v"]["inline"])
+        return echo(work)
+
+    system.perform("custom.a", work_on)
+    system.perform("custom.b", work_on)
+    goal = await system.submit(plan={"tasks": [{"key": "parent", "lane": "custom.a"}]})
+    await system.until(goal, "bad", "dead")
+    answered = await system.request("control.retry", {"goal_id": goal, "task_id": "bad"})
+    assert "error" not in answered, answered
+    released.set()
+    assert (await system.finished(goal))["status"] == "done"
+    assert read == ["kept"]
 
 
 async def test_value_that_is_brought_and_made_is_refused(system: System) -> None:

@@ -58,8 +58,14 @@ async def apply(
     alive = [row for row in rows.values() if row.state not in (State.DEAD, State.SKIPPED, State.CANCELLED)]
     kept = [changed.get(row.key, row.spec) for row in alive if row.key not in dropped]
     exports = [o.name for o in target.spec.outputs] if expanded["kind"] == "replace" else []
+    brought = await change.db.fetch(
+        """SELECT name FROM artifact WHERE goal = $1 AND scope = $2 AND generation = $3 AND generation > 0
+           AND task IS NULL""",
+        target.goal, target.id, generation,
+    )  # fmt: skip
+    seen = [*target.spec.inputs, *(row["name"] for row in brought)]
     try:
-        compiled = compile_generation([*kept, *added], target.spec.inputs, exports)
+        compiled = compile_generation([*kept, *added], seen, exports)
     except GraphError as error:
         raise Refused("invalid_revision", error.message, field=error.field, hint=error.hint) from error
     marks = [

@@ -306,6 +306,11 @@ def _program(call: Call, program: RunProgram, work: Work) -> TaskSpec:
     )
 
 
+def hops(work: Work) -> int:
+    """How often the question that this task is has been asked on; 0 for a task that nobody asked for."""
+    return work.spec.asked.hops if work.spec.asked else 0
+
+
 def passed_roles(work: Work) -> list[str]:
     """The roles between the first asker of this task's question and this task, itself included."""
     return [*(work.spec.asked.roles if work.spec.asked else ()), work.lane.removeprefix("agent.")]
@@ -314,15 +319,15 @@ def passed_roles(work: Work) -> list[str]:
 def askable(work: Work, roles: Mapping[str, str]) -> dict[str, str]:
     """Of the roles (with their descriptions), those that this task may ask: a question goes on twice at most, and
     never back."""
-    passed = passed_roles(work)
-    if len(passed) > HOP_LIMIT:
+    if hops(work) >= HOP_LIMIT:
         return {}
+    passed = passed_roles(work)
     return {name: text for name, text in roles.items() if name not in passed}
 
 
 def _asked(call: Call, ask: Ask, work: Work, roles: Sequence[str]) -> TaskSpec:
     passed = passed_roles(work)
-    if len(passed) > HOP_LIMIT:
+    if hops(work) >= HOP_LIMIT:
         raise BadCall("this question has been passed on often enough: answer it yourself")
     if ask.role == passed[-1]:
         raise BadCall(f"you are the {ask.role} yourself: do it, or ask another role")
