@@ -20,7 +20,7 @@ from goalwright_shared.messages import (
 from goalwright_shared.telemetry import redact
 
 from goalwright_agent import material
-from goalwright_agent.core import prompt
+from goalwright_agent.core import capability, prompt
 from goalwright_agent.core.answers import candidate
 from goalwright_agent.core.clipping import clip
 from goalwright_agent.core.tools import Finish, ReadArtifact
@@ -30,6 +30,7 @@ from goalwright_agent.core.turns import (
     State,
     Step,
     fault_message,
+    private_reads,
     step_of,
     tool_message,
 )
@@ -97,7 +98,8 @@ async def _accepted(session: Session, content: str, output: OutputSpec, text: st
     checks = await material.checked([output], spec.acceptance, {output.name: text}, {})
     if wrong := _evidence(checks):
         return await _corrected(session, content, wrong)
-    outputs = await material.stored(session.attempt.artifacts, spec.outputs, {output.name: text})
+    made = await material.stored(session.attempt.artifacts, spec.outputs, {output.name: text})
+    outputs = capability.marked(made, private=bool(private_reads(session.work, session.state)))
     return Done(**ids(session.work), outputs=outputs, summary=_summary_of(output, text), checks=checks)
 
 
@@ -200,7 +202,8 @@ async def _delivered(
     )
     if wrong_ones := _evidence(checks):
         return await _not_delivered(session, wrong_ones, checks, call, content)
-    outputs = await material.stored(artifacts, specs, given) | files
+    made = await material.stored(artifacts, specs, given) | files
+    outputs = capability.marked(made, private=bool(private_reads(session.work, session.state)))
     return Done(**ids(session.work), outputs=outputs, summary=redact(clip(summary, 2_000)), checks=checks)
 
 

@@ -30,7 +30,7 @@ class Role(BaseModel):
     name: str
     prompt: str
     description: str
-    tools: list[Literal["run_program", "ask", "read_artifact", "request_approval"]] = []
+    tools: list[Literal["run_program", "ask", "read_artifact", "request_approval", "fetch_url"]] = []
     model_class: ModelClass = "default"
     max_input_tokens: int = Field(default=32_000, ge=1_000)
     max_output_tokens: int = Field(default=8_192, ge=256)
@@ -44,11 +44,12 @@ class Role(BaseModel):
     @property
     def child_lanes(self) -> list[str]:
         """The lanes its tools need."""
-        return [TOOL_LANES[tool] for tool in self.tools if tool in TOOL_LANES]
+        return list(dict.fromkeys(lane for tool in self.tools for lane in TOOL_LANES.get(tool, ())))
 
 
-def load_roles(folder: Path | None = None) -> dict[str, Role]:
-    """The built-in roles and those of `folder`, by name; a user's file replaces a built-in one.
+def load_roles(folder: Path | None = None, *, web: bool = False) -> dict[str, Role]:
+    """The built-in roles and those of `folder`, by name; a user's file replaces a built-in one. Without `web` none of
+    them has `fetch_url`.
 
     Raises Refused, naming the file and what is wrong with it.
     """
@@ -57,7 +58,11 @@ def load_roles(folder: Path | None = None) -> dict[str, Role]:
         if not folder.is_dir():
             raise Refused("no_roles", f"there is no folder {folder}", field="GOALWRIGHT_ROLES")
         roles |= {path.stem: read_role(path) for path in sorted(folder.glob("*.md"))}
-    return roles
+    return roles if web else {name: _without_web(role) for name, role in roles.items()}
+
+
+def _without_web(role: Role) -> Role:
+    return role.model_copy(update={"tools": [tool for tool in role.tools if tool != "fetch_url"]})
 
 
 def read_role(path: Path) -> Role:

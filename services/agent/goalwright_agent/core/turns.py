@@ -24,6 +24,7 @@ from goalwright_shared.messages import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from goalwright_agent.core import capability
 from goalwright_agent.core.answers import extract_json, storable
 from goalwright_agent.core.clipping import clip
 from goalwright_agent.core.dialect import Dialect
@@ -32,6 +33,7 @@ from goalwright_agent.core.tools import (
     Arguments,
     Ask,
     BadCall,
+    FetchUrl,
     Finish,
     ReadArtifact,
     RequestApproval,
@@ -47,6 +49,9 @@ SUCCEEDED = "succeeded"
 SHOWN_OUTPUT = 6_000
 """Characters of a program's stdout and stderr that a model sees (head and tail)."""
 
+MAX_CALLS = 16
+"""Tool calls of one reply that are performed: as many children at most."""
+
 MAX_CORRECTIONS = 2
 """Corrections in a row before the try fails."""
 
@@ -59,6 +64,7 @@ class Pending(BaseModel):
     call_id: str
     key: str
     tool: str
+    url: str = ""  # of a `fetch_url`
 
 
 class State(BaseModel):
@@ -70,6 +76,7 @@ class State(BaseModel):
     pending: list[Pending] = []
     artifacts: dict[str, ArtifactRef] = {}  # what children have left, by name; the latest counts
     programs: dict[str, str] = {}  # the calls whose programs left them, by artifact name
+    approved: list[str] = []  # addresses that a person has allowed to be fetched
     notes_seen: int = 0  # how many notes and failed tries the card knows
     errors_seen: int = 0
     corrections: int = 0  # in a row
@@ -114,10 +121,13 @@ def step_of(
     roles: Sequence[str],
 ) -> Step:  # fmt: skip
     """Read a reply with tool calls. Calls that mean nothing become faults, the others go on."""
-    raw: Sequence[Mapping[str, Any]] = tool_calls
+    raw: Sequence[Mapping[str, Any]] = tool_calls[: MAX_CALLS + 1]
     if not raw:
         raw, content = calls_in_text(content, allowed)
     calls = [_read(f"call_{state.turns}_{at}", call, allowed) for at, call in enumerate(raw)]
+    if len(calls) > MAX_CALLS:
+        beyond = f"at most {MAX_CALLS} calls in one reply: this one and those after it were not performed"
+        calls[-1] = _fault(calls[-1], beyond)
     message = _assistant(content, calls, raw)
     wanting = [call for call in calls if _makes_child(call)]
     specs, refused = _children(wanting, work, state, roles)
@@ -136,7 +146,7 @@ def step_of(
         finish=finishes[0] if finishes else None,
         children=tuple(specs),
         pending=tuple(
-            Pending(call_id=call.call_id, key=_key(call), tool=call.name)
+            Pending(call_id=call.call_id, key=_key(call), tool=call.name, url=_url(call))
             for call in wanting
             if call.call_id in accepted
         ),
@@ -144,7 +154,11 @@ def step_of(
 
 
 def _makes_child(call: Call) -> bool:
-    return isinstance(call.arguments, RunProgram | Ask | RequestApproval)
+    return isinstance(call.arguments, RunProgram | Ask | RequestApproval | FetchUrl)
+
+
+def _url(call: Call) -> str:
+    return call.arguments.url if isinstance(call.arguments, FetchUrl) else ""
 
 
 def _fault(call: Call, text: str) -> Call:
@@ -216,7 +230,7 @@ def _children(
     refused: list[Call] = []
     for call in calls:
         try:
-            built[call.call_id] = _child(call, work, roles)
+            built[call.call_id] = _child(call, work, state, roles)
         except BadCall as bad:
             refused.append(_fault(call, str(bad)))
         except ValidationError as error:
@@ -248,7 +262,7 @@ def _blamed(where: str | None, specs: Sequence[TaskSpec]) -> str:
     return ""
 
 
-def _child(call: Call, work: Work, roles: Sequence[str]) -> TaskSpec:
+def _child(call: Call, work: Work, state: State, roles: Sequence[str]) -> TaskSpec:
     match call.arguments:
         case RunProgram() as program:
             return _program(call, program, work)
@@ -256,6 +270,10 @@ def _child(call: Call, work: Work, roles: Sequence[str]) -> TaskSpec:
             return _asked(call, ask, work, roles)
         case RequestApproval() as approval:
             return _approval(call, approval, work)
+        case FetchUrl() as wanted:
+            return capability.fetch_task(
+                _key(call), wanted.url, work, private_reads(work, state), state.approved
+            )
     raise BadCall(f"{call.name} makes no child")
 
 
@@ -282,6 +300,12 @@ def hops(work: Work) -> int:
     params = work.spec.params
     count = params.get("hops") if isinstance(params, dict) else None
     return count if isinstance(count, int) else 0
+
+
+def private_reads(work: Work, state: State) -> list[str]:
+    """What this task has read that may be private; a given prompt may hold anything."""
+    asked = hops(work) > 0 or work.spec.prompt is not None
+    return capability.private_reads(work, state.artifacts, asked=asked)
 
 
 def _asked(call: Call, ask: Ask, work: Work, roles: Sequence[str]) -> TaskSpec:
