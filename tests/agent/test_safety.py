@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 from goalwright_agent.core.capability import ALLOW, REFUSE
-from goalwright_agent.core.prompt import card_in, correction, now_section, opening, task_card
+from goalwright_agent.core.prompt import (
+    card_in,
+    correction,
+    described,
+    now_section,
+    opening,
+    task_card,
+)
 from goalwright_agent.core.turns import MAX_CALLS
 from goalwright_agent.handlers import Agent
-from goalwright_agent.material import described
 from goalwright_agent.provider import Provider
 from goalwright_agent.roles import load_roles
 from goalwright_agent.settings import AgentSettings, lanes
