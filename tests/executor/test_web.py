@@ -103,9 +103,11 @@ async def test_server_on_loopback_is_not_reached_without_a_rule_for_its_network(
 
 
 async def test_name_of_which_one_address_is_private_is_refused(site: Site) -> None:
-    site.names["www.example.org"] = ["93.184.216.34", "10.0.0.1"]
+    site.handlers = {"/": says("here")}
+    site.names["www.example.org"] = ["127.0.0.1", "10.0.0.1"]
     with pytest.raises(NotAllowed, match=r"10\.0\.0\.1"):
         await site.fetcher().fetch(site.url())
+    assert site.asked == [], "not even by the address that is allowed"
 
 
 async def test_name_that_changes_its_address_between_redirects_is_checked_again(site: Site) -> None:
