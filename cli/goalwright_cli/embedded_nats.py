@@ -29,7 +29,7 @@ from goalwright_cli import processes
 START_SECONDS = 20.0
 BUILT_IN_LANES = (
     "plan", "agent.ask", "agent.embed", "agent.researcher", "agent.analyst", "agent.coder", "agent.writer",
-    "agent.critic", "agent.judge", "agent.generalist", "exec", "reflect", "human",
+    "agent.critic", "agent.judge", "agent.generalist", "exec", "tool.web", "reflect", "human",
 )  # fmt: skip
 
 

@@ -83,6 +83,7 @@ class ArtifactRef(Message):
     sha256: str
     inline: str | None = None
     object: str | None = None
+    private: bool = True  # false: fetched from outside, or made without anything that is private
 
     @model_validator(mode="after")
     def _has_one_body(self) -> Self:

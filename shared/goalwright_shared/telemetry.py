@@ -22,8 +22,17 @@ _PATTERNS = (
     re.compile(_START + r"Bearer\s+[A-Za-z0-9._\-+/=]{8,}", re.I),
     re.compile(_START + r"(?:ghp|gho|ghs|github_pat|xox[abpr]|AKIA|AIza)[A-Za-z0-9_\-]{10,}"),
     re.compile(r"""(?<=://)[^/\s:@"']+:[^/\s@"']+(?=@)"""),  # user:password in a URL
-    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S),
+    re.compile(
+        _START + r"eyJ[A-Za-z0-9_\-]{8,}\.eyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{8,}"
+    ),  # a JSON web token
+    re.compile(
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----"
+        r"(?:.*?-----END [A-Z ]*PRIVATE KEY-----|(?:[A-Za-z0-9+/=\s]|\\[nr])*)",  # whole, or cut off
+        re.S,
+    ),
 )
+_KEY_ENDS = re.compile(r"-----END [A-Z ]*PRIVATE KEY-----")
+_KEY_TEXT = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\\\r\n")
 MASK = "[redacted]"
 _known: set[str] = set()
 
@@ -47,7 +56,7 @@ def may_hold_secret(payload: bytes) -> bool:
 
 _MARKS = (
     b"sk-", b"bearer", b"ghp", b"gho", b"ghs", b"github_pat", b"xox", b"akia", b"aiza", b"://", b"private key",
-    b"apikey", b"api-key", b"api_key", b"secret", b"passw", b"authorization", b"credential",
+    b"eyj", b"apikey", b"api-key", b"api_key", b"secret", b"passw", b"authorization", b"credential",
 )  # fmt: skip
 _TOKEN_COUNTS = (b'"tokens_in"', b'"tokens_out"', b'"tokens_cached"')
 
@@ -58,6 +67,16 @@ def redact(text: str) -> str:
         text = text.replace(secret, MASK)
     for pattern in _PATTERNS:
         text = pattern.sub(MASK, text)
+    return _without_key_ends(text)
+
+
+def _without_key_ends(text: str) -> str:
+    """The end of a private key whose beginning was cut off masked too."""
+    while (found := _KEY_ENDS.search(text)) is not None:
+        begin = found.start()
+        while begin > 0 and text[begin - 1] in _KEY_TEXT:
+            begin -= 1
+        text = text[:begin] + MASK + text[found.end() :]
     return text
 
 

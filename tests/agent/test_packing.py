@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import pytest
-from goalwright_agent.core.account import account_messages
 from goalwright_agent.core.clipping import clip
 from goalwright_agent.core.packing import Packing, TooBig, estimate_tokens, pack
 from goalwright_agent.core.prompt import card_in, correction, opening
+from goalwright_agent.core.recap import recap_messages
 from goalwright_agent.handlers import Agent
 from goalwright_agent.material import describe, read_part
 from goalwright_shared.messages import ArtifactType, Failed
@@ -65,28 +65,28 @@ def test_excerpts_are_shortened_but_never_the_instruction() -> None:
     assert "left out" in card["inputs"][0]["excerpt"]
 
 
-def test_oldest_turns_are_condensed_to_an_account_when_shortening_is_not_enough() -> None:
+def test_oldest_turns_are_condensed_to_an_recap_when_shortening_is_not_enough() -> None:
     messages = transcript(60, 200)
     packed, packing = pack(messages, [], 5_000)
     assert packed[:2] == messages[:2]
     assert packed[4:] == messages[packing.condensed :]
     assert [message["role"] for message in packed[:5]] == ["system", "user", "assistant", "user", "assistant"]
-    account = json.loads(packed[3]["content"].split("```json\n")[1].split("\n```")[0])
+    recap = json.loads(packed[3]["content"].split("```json\n")[1].split("\n```")[0])
     turns = (packing.condensed - 2) // 2
     assert turns > 30
-    assert account["turns_counted"] + len(account["turns"]) == turns
-    assert account["calls_counted"] == {"run_program succeeded": account["turns_counted"]}
-    last = account["turns"][-1]
+    assert recap["turns_counted"] + len(recap["turns"]) == turns
+    assert recap["calls_counted"] == {"run_program succeeded": recap["turns_counted"]}
+    last = recap["turns"][-1]
     assert last["turn"] == turns
     assert last["calls"][0]["tool"] == "run_program"
     assert last["calls"][0]["result"] == "o" * 200
 
 
-def test_account_tells_what_failed_and_what_was_made() -> None:
+def test_recap_tells_what_failed_and_what_was_made() -> None:
     turns = [*turn(0, "a"), *turn(1, "b")]
     turns[1]["content"] = json.dumps({"status": "dead", "stderr": "", "error": "no such column"})
     turns[3]["content"] = json.dumps({"status": "succeeded", "outputs": [{"name": "table_2"}]})
-    [_, told] = account_messages(turns, 2_000)
+    [_, told] = recap_messages(turns, 2_000)
     assert "no such column" in told["content"]
     assert "table_2" in told["content"]
 
@@ -236,6 +236,6 @@ async def test_long_task_stays_below_its_cap_and_remembers_how_it_was_packed(
     assert outcome.kind == "done"
     sent = [model.sent(at) for at in range(51)]
     assert all(estimate_tokens(messages) <= 20_000 for messages in sent)
-    assert any("## Account" in str(message["content"]) for message in sent[-1])
+    assert any("## Recap" in str(message["content"]) for message in sent[-1])
     grew = [after[: len(before) - 1] == before[:-1] for before, after in itertools.pairwise(sent)]
     assert grew.count(False) <= 12, "most prompts begin with the one before them, but for the facts of now"

@@ -18,7 +18,9 @@ from nats.js.api import StreamConfig
 from typer.testing import CliRunner
 
 
-def test_every_lane_has_one_owner_and_names_what_it_may_do() -> None:
+def test_every_lane_has_one_owner_and_names_what_it_may_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "tool.web" not in [lane.name for lane in topology.collect_lanes()]
+    monkeypatch.setenv("GOALWRIGHT_WEB_HOSTS", "example.org")
     names = [lane.name for lane in topology.collect_lanes()]
     assert len(names) == len(set(names))
     assert set(BUILT_IN_LANES) == set(names)

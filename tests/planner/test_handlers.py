@@ -579,6 +579,28 @@ def test_any_answer_leads_to_an_outcome_that_can_be_sent(text: str) -> None:
     asyncio.run(played())
 
 
+async def test_goal_that_names_a_page_nobody_can_fetch_says_so(world: World) -> None:
+    at = root(goal="Report on https://example.org/prices and https://example.org/prices")
+    offline = await world.perform(at)
+    assert prompt_of(offline)[1]["web"] is None
+    _, plan = await world.answered(at, offline, GOOD)
+    assert isinstance(plan, Expand)
+    [warning] = [text for text in plan.warnings if "GOALWRIGHT_WEB_HOSTS" in text]
+    assert "https://example.org/prices" in warning
+
+
+async def test_lane_of_the_web_is_told_to_the_planner_and_not_planned_with(world: World) -> None:
+    at = root(goal="Report on https://example.org/prices")
+    at = at.model_copy(update={"lanes": [*at.lanes, LaneInfo(name="tool.web", description="example.org")]})
+    asked = await world.perform(at)
+    card = prompt_of(asked)[1]
+    assert card["web"] == "example.org"
+    assert "tool.web" not in [lane["name"] for lane in card["lanes"]]
+    _, plan = await world.answered(at, asked, GOOD)
+    assert isinstance(plan, Expand)
+    assert plan.warnings == []
+
+
 async def test_many_inputs_share_the_room_for_excerpts(world: World) -> None:
     refs = {f"i{n}": ArtifactRef.of_text(f"i{n}", "x" * 3000) for n in range(100)}
     _, card = prompt_of(await world.perform(root().model_copy(update={"inputs": refs})))
@@ -588,8 +610,8 @@ async def test_many_inputs_share_the_room_for_excerpts(world: World) -> None:
 async def test_a_large_object_is_not_fetched_for_its_first_lines() -> None:
     artifacts = MemoryArtifacts()
     big = await artifacts.put_bytes("big", ArtifactType.TABLE, b"1,2\n" * 600_000)
-    assert await excerpt(big, artifacts) == ""
-    assert artifacts.reads == []
+    assert await excerpt(big, artifacts) == "1,2\n" * 500
+    assert artifacts.reads == [], "nothing is read whole for its first lines"
 
 
 async def test_nothing_in_a_card_closes_its_block(world: World) -> None:

@@ -54,6 +54,23 @@ async def test_expansion_with_continuation_comes_back_with_its_children(system: 
     assert child["outputs"]["o-child"]["inline"] == "child()"
 
 
+async def test_what_is_not_private_says_so_to_whoever_reads_it(system: System) -> None:
+    await system.start_scheduler()
+    read: dict[str, Any] = {}
+
+    def answer(work: Any) -> dict[str, Any]:
+        read.update(work["inputs"])
+        outcome = echo(work)
+        if work["spec"]["key"] == "page":
+            outcome["outputs"]["o-page"]["private"] = False
+        return outcome
+
+    system.perform("custom.a", answer)
+    plan = {"tasks": [task("page"), task("own"), task("reader", inputs=["o-page", "o-own"])]}
+    await system.finished(await system.submit(plan=plan))
+    assert {name: ref["private"] for name, ref in read.items()} == {"o-page": False, "o-own": True}
+
+
 async def test_another_turn_counts_no_failure(system: System) -> None:
     await system.start_scheduler()
 

@@ -86,6 +86,9 @@ def test_redacting_twice_is_redacting_once(value: Any) -> None:
     assert redact_value(redact_value(value)) == redact_value(value)
 
 
+_JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
@@ -97,6 +100,11 @@ def test_redacting_twice_is_redacting_once(value: Any) -> None:
         ("AKIAABCDEFGHIJKLMNOP", MASK),
         (r'{"a": "x\nsk-abcdefghijkl"}', rf'{{"a": "x\n{MASK}"}}'),
         ("-----BEGIN RSA PRIVATE KEY-----\nab\ncd\n-----END RSA PRIVATE KEY-----.", f"{MASK}."),
+        ("see\n-----BEGIN PRIVATE KEY-----\nMIIEow\nabc", f"see\n{MASK}"),
+        (r'{"a": "-----BEGIN PRIVATE KEY-----\nMIIE\"b"}', rf'{{"a": "{MASK}\"b"}}'),
+        ("was:\nMIIEow==\n-----END EC PRIVATE KEY----- so", f"was:{MASK} so"),
+        (_JWT, MASK),
+        ("eyJust words.eyJ.x and a.b.c", "eyJust words.eyJ.x and a.b.c"),
         ("task-force and risk-averse desk-bound people", "task-force and risk-averse desk-bound people"),
         ("see https://example.org/a:b@c", "see https://example.org/a:b@c"),
         ("at 12:30 mail ann@example.org", "at 12:30 mail ann@example.org"),

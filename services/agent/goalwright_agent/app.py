@@ -23,7 +23,7 @@ def build(settings: AgentSettings, stopper: Stopper) -> Sequence[Part]:
     """The parts, in the order they start. Raises Refused for a bad role file or an unknown role."""
     connection = Connection(build_broker("agent", settings, stopper), settings)
     provider = Provider(settings, DialectFile(settings.home / "dialects.json"))
-    agent = Agent(provider, load_roles(settings.roles))
+    agent = Agent(provider, load_roles(settings.roles, web=settings.web))
 
     async def ready() -> str | None:
         return None if connection.nats.is_connected else "NATS is not connected"

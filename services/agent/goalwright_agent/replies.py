@@ -20,7 +20,7 @@ from goalwright_shared.telemetry import redact
 
 from goalwright_agent import material
 from goalwright_agent.calls import Reply
-from goalwright_agent.core import prompt
+from goalwright_agent.core import capability, prompt
 from goalwright_agent.core.answers import candidate
 from goalwright_agent.core.clipping import clip
 from goalwright_agent.core.tools import Finish, PostNote, ReadArtifact, WriteArtifact
@@ -30,6 +30,7 @@ from goalwright_agent.core.turns import (
     State,
     Step,
     fault_message,
+    private_reads,
     step_of,
     tool_message,
 )
@@ -99,7 +100,8 @@ async def _accepted(session: Session, content: str, output: OutputSpec, text: st
     checks = await material.checked([output], spec.acceptance, {output.name: text}, {})
     if wrong := _evidence(checks):
         return await _corrected(session, content, wrong)
-    outputs = await material.stored(session.attempt.artifacts, spec.outputs, {output.name: text})
+    made = await material.stored(session.attempt.artifacts, spec.outputs, {output.name: text})
+    outputs = capability.marked(made, private=bool(private_reads(session.work, session.state)))
     return Done(**ids(session.work), outputs=outputs, summary=_summary_of(output, text), checks=checks)
 
 
@@ -197,7 +199,8 @@ async def _written(session: Session, state: State, call_id: str, given: WriteArt
         wrong = [found.fault] if found.fault else _evidence(checks)
     if wrong:
         return state.said(tool_message(call_id, {"status": "error", "error": "; ".join(wrong)}))
-    made = await material.stored(session.attempt.artifacts, [spec], {spec.name: text})
+    kept = await material.stored(session.attempt.artifacts, [spec], {spec.name: text})
+    made = capability.marked(kept, private=bool(private_reads(session.work, state)))
     result = {"status": "succeeded", "name": spec.name, "type": spec.type, "size": made[spec.name].size}
     return state.said(tool_message(call_id, result), artifacts=state.artifacts | made)
 
@@ -232,7 +235,8 @@ async def _delivered(
     )
     if wrong_ones := _evidence(checks):
         return await _not_delivered(session, wrong_ones, checks, call, content)
-    outputs = await material.stored(artifacts, specs, given) | files
+    made = await material.stored(artifacts, specs, given) | files
+    outputs = capability.marked(made, private=bool(private_reads(session.work, session.state)))
     return Done(**ids(session.work), outputs=outputs, summary=redact(clip(summary, 2_000)), checks=checks)
 
 

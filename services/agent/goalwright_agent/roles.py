@@ -33,7 +33,7 @@ class Role(BaseModel):
     prompt: str
     description: str = Field(min_length=1)
     tools: list[Literal[
-        "run_program", "ask", "read_artifact", "write_artifact", "post_note", "request_approval"
+        "run_program", "ask", "read_artifact", "write_artifact", "post_note", "request_approval", "fetch_url"
     ]] = []  # fmt: skip
     model_class: ModelClass = "default"
     max_input_tokens: int = Field(default=32_000, ge=1_000)
@@ -48,15 +48,16 @@ class Role(BaseModel):
     @property
     def child_lanes(self) -> list[str]:
         """The lanes its tools need."""
-        return [TOOL_LANES[tool] for tool in self.tools if tool in TOOL_LANES]
+        return list(dict.fromkeys(lane for tool in self.tools for lane in TOOL_LANES.get(tool, ())))
 
 
 FIELDS = tuple(field for field in Role.model_fields if field not in ("name", "prompt"))
 """What front matter may hold."""
 
 
-def load_roles(folder: Path | None = None) -> dict[str, Role]:
-    """The built-in roles and those of `folder`, by name; a user's file replaces a built-in one.
+def load_roles(folder: Path | None = None, *, web: bool = False) -> dict[str, Role]:
+    """The built-in roles and those of `folder`, by name; a user's file replaces a built-in one. Without `web` none of
+    them has `fetch_url`.
 
     Raises Refused, naming the file and what is wrong with it.
     """
@@ -66,7 +67,11 @@ def load_roles(folder: Path | None = None) -> dict[str, Role]:
             hint = "create it, or unset GOALWRIGHT_ROLES to use the built-in roles alone"
             raise Refused("no_roles", f"there is no folder {folder}", field="GOALWRIGHT_ROLES", hint=hint)
         roles |= {path.stem: read_role(path) for path in sorted(folder.glob("*.md"))}
-    return roles
+    return roles if web else {name: _without_web(role) for name, role in roles.items()}
+
+
+def _without_web(role: Role) -> Role:
+    return role.model_copy(update={"tools": [tool for tool in role.tools if tool != "fetch_url"]})
 
 
 def read_role(path: Path) -> Role:

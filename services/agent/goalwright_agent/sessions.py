@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,12 +21,13 @@ from goalwright_shared.worker import Attempt
 from pydantic import JsonValue
 
 from goalwright_agent import material
-from goalwright_agent.core import prompt
+from goalwright_agent.core import capability, prompt
 from goalwright_agent.core.dialect import Schema, schema_of
 from goalwright_agent.core.packing import TooBig, estimate_tokens, pack
 from goalwright_agent.core.turns import (
     State,
     child_result,
+    private_reads,
     resumed,
 )
 from goalwright_agent.outcomes import failed
@@ -110,8 +112,36 @@ async def resume(work: Work, attempt: Attempt, state: State) -> State:
                 attempt.artifacts, child.outputs, 2_000 if is_program else 12_000
             )
             result = child_result(child, program, outputs)
-            results[child.key] = result if is_program else result | {"exit_code": None}
-    return resumed(state, results, work.children)
+            results[child.key] = result if is_program else result | {"exit_code": None} | _told(tools, child)
+    private = bool(private_reads(work, state))
+    return _learned(work, state, resumed(state, results, work.children), private=private)
+
+
+def _learned(work: Work, before: State, after: State, *, private: bool) -> State:
+    """The state with what a person has allowed; what children made of nothing private is not private either."""
+    tools = {pending.key: pending for pending in before.pending}
+    approved, artifacts = list(before.approved), dict(after.artifacts)
+    for child in work.children:
+        pending = tools.get(child.key)
+        if pending is None or pending.tool == "request_approval":
+            continue
+        if pending.tool == "fetch_url" and (allowed := capability.allowed_by(child)) is not None:
+            artifacts = {name: ref for name, ref in artifacts.items() if name not in child.outputs}
+            approved += [pending.url] if allowed else []
+        elif not private:
+            made = {name: artifacts[name] for name in child.outputs if name in artifacts}
+            artifacts |= capability.marked(made, private=False)
+    return after.model_copy(update={"approved": approved, "artifacts": artifacts})
+
+
+def _told(tools: Mapping[str, str], child: ChildResult) -> dict[str, Any]:
+    """What a person's answer to the question whether to fetch means for the model."""
+    allowed = capability.allowed_by(child) if tools[child.key] == "fetch_url" else None
+    if allowed is None:
+        return {}
+    if allowed:
+        return {"next": "a person has allowed this address: call fetch_url with it again"}
+    return {"status": "dead", "error": "a person did not allow this address: do without this page"}
 
 
 async def _program_report(work: Work, attempt: Attempt, child: ChildResult) -> dict[str, Any]:

@@ -73,6 +73,10 @@ class AgentSettings(ServiceSettings):
     ask_max_input_tokens: int = Field(default=48_000, ge=1_000, description="cap of one agent.ask call")
     ask_max_output_tokens: int = Field(default=16_384, ge=256, description="cap of one agent.ask call")
     roles: Path | None = Field(default=None, description="folder of your own role files (<name>.md)")
+    web_hosts: str = Field(
+        default="",
+        description="hosts that the executor fetches pages from for roles with fetch_url; empty: none",
+    )
     roles_served: str = Field(
         default="", description="lanes this process serves, by their last word, comma separated; default all"
     )
@@ -91,6 +95,11 @@ class AgentSettings(ServiceSettings):
         if wrong := [name for name in value if not NAME.fullmatch(name)]:
             raise ValueError(f"a provider cannot be called {wrong[0]!r}: letters, digits, _, . and - only")
         return value
+
+    @property
+    def web(self) -> bool:
+        """Whether roles may fetch pages."""
+        return bool(self.web_hosts.strip())
 
     @property
     def endpoint(self) -> str:
@@ -130,7 +139,7 @@ class AgentSettings(ServiceSettings):
 
 def lanes(settings: AgentSettings) -> list[Lane]:
     """The lane rows of all roles, agent.ask and agent.embed. Raises Refused: bad role, unknown provider or price."""
-    roles = load_roles(settings.roles)
+    roles = load_roles(settings.roles, web=settings.web)
     rows = [
         *(_role_lane(role, settings) for role in roles.values()),
         _ask_lane(settings),
@@ -167,8 +176,9 @@ def _role_lane(role: Role, settings: AgentSettings) -> Lane:
         max_input_tokens=role.max_input_tokens,
         max_output_tokens=role.max_output_tokens + settings.room_to_think(pool),
     )
+    web = f"; fetches pages of {settings.web_hosts}" if "fetch_url" in role.tools else ""
     facts = {
-        "description": role.description,
+        "description": role.description + web,
         "tools": list(role.tools),
         "child_lanes": role.child_lanes,
         "plannable": True,
@@ -214,7 +224,7 @@ def pools(settings: AgentSettings) -> list[PoolLimit]:
 
 def served_lanes(settings: AgentSettings) -> list[str]:
     """The lanes this process serves. Raises Refused."""
-    known = [*(role.lane for role in load_roles(settings.roles).values()), ASK, EMBED]
+    known = [*(role.lane for role in load_roles(settings.roles, web=settings.web).values()), ASK, EMBED]
     wanted = [name.strip() for name in settings.roles_served.split(",") if name.strip()]
     _check_known(wanted, known, "GOALWRIGHT_ROLES_SERVED")
     return [f"agent.{name}" for name in wanted] or known

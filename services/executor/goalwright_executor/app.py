@@ -21,7 +21,9 @@ from goalwright_executor.sandbox.choose import Choice
 from goalwright_executor.sandbox.docker import Docker
 from goalwright_executor.sandbox.port import Sandbox
 from goalwright_executor.scratch import Scratch
-from goalwright_executor.settings import LANE, ExecutorSettings
+from goalwright_executor.settings import LANE, WEB_LANE, ExecutorSettings
+from goalwright_executor.web.fetch import Fetcher
+from goalwright_executor.web.performer import Web
 
 
 def sandboxes(settings: ExecutorSettings, libraries: Libraries) -> list[Sandbox]:
@@ -58,6 +60,19 @@ def build(settings: ExecutorSettings, stopper: Stopper) -> Sequence[Part]:
     parts: list[Part] = [connection, health, scratch, inputs, choice, worker]
     if settings.sandbox != "docker":  # its image brings the libraries
         parts.insert(3, libraries)
+    if settings.web_hosts.strip():
+        parts.append(
+            Worker(
+                client=lambda: connection.nats,
+                artifacts=ObjectArtifacts(lambda: connection.nats.jetstream(timeout=10)),
+                query=queries(lambda: connection.nats),
+                lanes=[WEB_LANE],
+                slots=settings.web_slots,
+                perform=Web(Fetcher(settings.web_rules())).perform,
+                name=process_name(settings),
+                drain_seconds=settings.drain_seconds,
+            )
+        )
     return parts
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from goalwright_shared.messages import Lane
 from goalwright_shared.settings import ServiceSettings
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from goalwright_executor.core import Limits
+from goalwright_executor.web.rules import Rules, networks
 
 LANE = "exec"
+WEB_LANE = "tool.web"
 
 
 class ExecutorSettings(ServiceSettings):
@@ -45,6 +47,35 @@ class ExecutorSettings(ServiceSettings):
         description="docker: the image programs run in (python3, sh, tar, timeout and the libraries)",
     )
 
+    web_hosts: str = Field(
+        default="", description="hosts that agents may fetch pages from, comma separated: example.org, "
+        "*.example.org, or * for every public one; empty: none, and there is no lane tool.web"
+    )  # fmt: skip
+    web_networks: str = Field(
+        default="", description="networks that are not public and may be fetched from all the same, as CIDR"
+    )
+    web_ports: str = Field(default="", description="ports beside 80 for http and 443 for https")
+    web_seconds: float = Field(default=20, gt=0, le=300, description="a page may take, redirects included")
+    web_max_bytes: int = Field(default=2 << 20, ge=1, le=64 << 20, description="of one page")
+    web_redirects: int = Field(default=5, ge=0, le=20, description="followed for one page, each checked")
+    web_slots: int = Field(default=4, ge=1, le=64, description="pages fetched at a time by one executor")
+
+    @model_validator(mode="after")
+    def _web_can_be_read(self) -> Self:
+        self.web_rules()
+        return self
+
+    def web_rules(self) -> Rules:
+        """What may be fetched. Raises ValueError."""
+        return Rules(
+            hosts=_list(self.web_hosts),
+            networks=networks(self.web_networks),
+            ports=frozenset(int(port) for port in _list(self.web_ports)),
+            seconds=self.web_seconds,
+            max_bytes=self.web_max_bytes,
+            redirects=self.web_redirects,
+        )
+
     def limits(self, timeout_seconds: float | None, left_seconds: float | None = None) -> Limits:
         """What a program may use; never longer than its goal has left."""
         seconds = min(timeout_seconds or self.program_seconds, 3600.0)
@@ -59,8 +90,13 @@ class ExecutorSettings(ServiceSettings):
         )
 
 
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def lanes(settings: ExecutorSettings) -> list[Lane]:
     """The lane rows this service performs."""
+    web = [_web_lane(settings)] if settings.web_hosts.strip() else []
     return [
         Lane(
             name=LANE,
@@ -72,5 +108,16 @@ def lanes(settings: ExecutorSettings) -> list[Lane]:
             lease_seconds=30,
             may=["done", "failed", "throttled"],
             libraries=["numpy", "pandas", "matplotlib", "fastparquet"],
-        )
+        ),
+        *web,
     ]
+
+
+def _web_lane(settings: ExecutorSettings) -> Lane:
+    return Lane(
+        name=WEB_LANE,
+        description=f"Fetches a page of the web as text; allowed hosts: {settings.web_hosts}.",
+        lease_seconds=30,
+        may=["done", "failed", "throttled"],
+        plannable=True,
+    )

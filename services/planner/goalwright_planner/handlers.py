@@ -41,8 +41,6 @@ from goalwright_planner.settings import PlannerSettings, limits
 _EXCERPT_CHARS = 2000
 _EXCERPTS_CHARS = 24_000
 """Of all inputs together: many inputs get shorter excerpts, so that the prompt stays within a model's reach."""
-_READ_BYTES = 2 * 1024 * 1024
-"""Objects above this size are not fetched for their first lines."""
 _GRAPH_PAGES = 50
 _TEXT_MEDIA = ("text/", "application/json", "application/x-ndjson", "application/xml", "application/yaml")
 
@@ -199,10 +197,9 @@ class Planner:
 async def excerpt(ref: ArtifactRef, artifacts: Artifacts, chars: int = _EXCERPT_CHARS) -> str:
     """The first characters of a text-like artifact, secrets masked; "" of anything else."""
     textual = ref.media_type.startswith(_TEXT_MEDIA) or ref.type in (ArtifactType.TEXT, ArtifactType.JSON)
-    if not textual or (ref.inline is None and ref.size > _READ_BYTES):
+    if not textual:
         return ""
-    data = ref.inline.encode() if ref.inline is not None else await artifacts.get_bytes(ref)
-    head = data[: 4 * _EXCERPT_CHARS]
+    head = await artifacts.get_range(ref, 0, 4 * _EXCERPT_CHARS)
     return "" if b"\0" in head else redact(head.decode(errors="ignore"))[:chars]
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from goalwright_agent.core.account import account_messages
 from goalwright_agent.core.clipping import clip, shorten
 from goalwright_agent.core.prompt import ChatMessages, card_in, with_card
+from goalwright_agent.core.recap import recap_messages
 
 BYTES_PER_TOKEN = 3.5
 """A conservative estimate for words: JSON-heavy English measured 3.4 to 4 characters a token."""
@@ -34,9 +34,9 @@ _PER_MESSAGE_TOKENS = 8
 _LOW_WATER = 0.7
 """Of the room: where a step ends, so that the next one is some turns away."""
 
-_ACCOUNT_CHARS = 6_000
-_ACCOUNT_SHARE = 0.5
-"""Characters of the account of condensed turns: so many, or this part of the tokens there is room for."""
+_RECAP_CHARS = 6_000
+_RECAP_SHARE = 0.5
+"""Characters of the recap of condensed turns: so many, or this part of the tokens there is room for."""
 
 
 class TooBig(Exception):
@@ -52,8 +52,8 @@ class Packing(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    condensed: int = 0  # turns before this message are told as one account
-    account_chars: int = 0  # which is at most so long
+    condensed: int = 0  # turns before this message are told as one recap
+    recap_chars: int = 0  # which is at most so long
     shortened: int = 0  # texts in results before this message have at most `old_chars`
     old_chars: int | None = None
     card_chars: int | None = None  # of each text in the card
@@ -93,7 +93,7 @@ def pack(
     """The messages as they fit `max_tokens`, and how they were packed. Raises TooBig.
 
     As before (`packing`) when that fits. Else in this order: long results of old turns, the oldest turns as one
-    account, the card's excerpts, all results.
+    recap, the card's excerpts, all results.
     """
     transcript = [dict(message) for message in messages]
     room = max_tokens - estimate_tokens([], tools)
@@ -128,13 +128,13 @@ def _ever_tighter(messages: ChatMessages, packing: Packing, room: int) -> Iterat
 
 def _condensed(messages: ChatMessages, turns: Sequence[int], packing: Packing, room: int) -> Packing:
     """The packing with as many of the oldest turns condensed as leaves room for new ones; the last one stays."""
-    chars = min(_ACCOUNT_CHARS, max(200, int(room * _ACCOUNT_SHARE)))
+    chars = min(_RECAP_CHARS, max(200, int(room * _RECAP_SHARE)))
     sizes = [_message_tokens(_short(m, at, turns[0], packing)) for at, m in enumerate(messages)]
-    left = sum(sizes) + estimate_tokens(account_messages([], 0)) + chars * _TOKENS_PER_MARK
+    left = sum(sizes) + estimate_tokens(recap_messages([], 0)) + chars * _TOKENS_PER_MARK
     for begin, end in itertools.pairwise(turns):
         left -= sum(sizes[begin:end])
         if end > packing.condensed:
-            packing = packing.model_copy(update={"condensed": end, "account_chars": chars})
+            packing = packing.model_copy(update={"condensed": end, "recap_chars": chars})
             if left <= room * _LOW_WATER:
                 break
     return packing
@@ -145,7 +145,7 @@ def _shown(messages: ChatMessages, packing: Packing) -> ChatMessages:
     turns = _turns(messages)
     first = turns[0] if turns else len(messages)
     begin = max(first, packing.condensed)
-    told = account_messages(messages[first:begin], packing.account_chars) if begin > first else []
+    told = recap_messages(messages[first:begin], packing.recap_chars) if begin > first else []
     opening = [_short(message, at, first, packing) for at, message in enumerate(messages[:first])]
     rest = [_short(message, begin + at, first, packing) for at, message in enumerate(messages[begin:])]
     return [*opening, *told, *rest]

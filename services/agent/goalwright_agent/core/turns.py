@@ -26,6 +26,7 @@ from goalwright_shared.messages import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from goalwright_agent.core import capability
 from goalwright_agent.core.answers import extract_json, storable
 from goalwright_agent.core.clipping import clip
 from goalwright_agent.core.dialect import Dialect
@@ -35,6 +36,7 @@ from goalwright_agent.core.tools import (
     Arguments,
     Ask,
     BadCall,
+    FetchUrl,
     Finish,
     PostNote,
     ReadArtifact,
@@ -52,6 +54,9 @@ SUCCEEDED = "succeeded"
 SHOWN_OUTPUT = 6_000
 """Characters of a program's stdout and stderr that a model sees (head and tail)."""
 
+MAX_CALLS = 16
+"""Tool calls of one reply that are performed: as many children at most."""
+
 MAX_CORRECTIONS = 2
 """Corrections in a row before the try fails."""
 
@@ -65,6 +70,7 @@ class Pending(BaseModel):
     key: str
     tool: str
     question: str = ""  # of an `ask`: its digest
+    url: str = ""  # of a `fetch_url`
 
 
 class State(BaseModel):
@@ -76,6 +82,7 @@ class State(BaseModel):
     pending: list[Pending] = []
     artifacts: dict[str, ArtifactRef] = {}  # what was written or left by children, by name; the latest counts
     asked: dict[str, str] = {}  # questions that were put, by digest: the calls that put them
+    approved: list[str] = []  # addresses that a person has allowed to be fetched
     notes_seen: int = 0  # the number of the newest note, and how many failed tries, that the card knows
     errors_seen: int = 0
     corrections: int = 0  # in a row
@@ -121,10 +128,13 @@ def step_of(
     roles: Sequence[str],
 ) -> Step:  # fmt: skip
     """Read a reply with tool calls. Calls that mean nothing become faults, the others go on."""
-    raw: Sequence[Mapping[str, Any]] = tool_calls
+    raw: Sequence[Mapping[str, Any]] = tool_calls[: MAX_CALLS + 1]
     if not raw:
         raw, content = calls_in_text(content, allowed)
     calls = [_read(f"call_{state.turns}_{at}", call, allowed) for at, call in enumerate(raw)]
+    if len(calls) > MAX_CALLS:
+        beyond = f"at most {MAX_CALLS} calls in one reply: this one and those after it were not performed"
+        calls[-1] = _fault(calls[-1], beyond)
     message = _assistant(content, calls, raw)
     wanting = [call for call in calls if _makes_child(call)]
     specs, refused = _children(wanting, work, state, roles)
@@ -162,7 +172,11 @@ def _pending(call: Call, work: Work, state: State) -> Pending:
 
 
 def _makes_child(call: Call) -> bool:
-    return isinstance(call.arguments, RunProgram | Ask | RequestApproval)
+    return isinstance(call.arguments, RunProgram | Ask | RequestApproval | FetchUrl)
+
+
+def _url(call: Call) -> str:
+    return call.arguments.url if isinstance(call.arguments, FetchUrl) else ""
 
 
 def _fault(call: Call, text: str) -> Call:
@@ -235,7 +249,7 @@ def _children(
     asked = dict(state.asked)
     for call in calls:
         try:
-            built[call.call_id] = _child(call, work, roles)
+            built[call.call_id] = _child(call, work, state, roles)
             if isinstance(call.arguments, Ask):
                 _refuse_repetition(call, _question(call.arguments, work, state), asked)
         except BadCall as bad:
@@ -277,7 +291,7 @@ def _blamed(where: str | None, specs: Sequence[TaskSpec]) -> str:
     return ""
 
 
-def _child(call: Call, work: Work, roles: Sequence[str]) -> TaskSpec:
+def _child(call: Call, work: Work, state: State, roles: Sequence[str]) -> TaskSpec:
     match call.arguments:
         case RunProgram() as program:
             return _program(call, program, work)
@@ -285,6 +299,10 @@ def _child(call: Call, work: Work, roles: Sequence[str]) -> TaskSpec:
             return _asked(call, ask, work, roles)
         case RequestApproval() as approval:
             return _approval(call, approval, work)
+        case FetchUrl() as wanted:
+            return capability.fetch_task(
+                _key(call), wanted.url, work, private_reads(work, state), state.approved
+            )
     raise BadCall(f"{call.name} makes no child")
 
 
@@ -323,6 +341,12 @@ def askable(work: Work, roles: Mapping[str, str]) -> dict[str, str]:
         return {}
     passed = passed_roles(work)
     return {name: text for name, text in roles.items() if name not in passed}
+
+
+def private_reads(work: Work, state: State) -> list[str]:
+    """What this task has read that may be private; a given prompt may hold anything."""
+    asked = hops(work) > 0 or work.spec.prompt is not None
+    return capability.private_reads(work, state.artifacts, asked=asked)
 
 
 def _asked(call: Call, ask: Ask, work: Work, roles: Sequence[str]) -> TaskSpec:

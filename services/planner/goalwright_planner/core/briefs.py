@@ -9,7 +9,9 @@ from goalwright_shared.messages import BadMessage, Deliverable, LaneInfo, Work, 
 
 from goalwright_planner.core.compiler import PLAN_LANE, Brief, Limits
 
-_NOT_PLANNED = frozenset({"agent.ask", "agent.embed", "agent.judge", "exec", "reflect"})
+WEB_LANE = "tool.web"
+
+_NOT_PLANNED = frozenset({"agent.ask", "agent.embed", "agent.judge", "exec", "reflect", WEB_LANE})
 """Lanes that performers use, and plans do not: they need a prompt or a program of their own."""
 
 
@@ -27,6 +29,11 @@ def offered_lanes(work: Work, limits: Limits) -> list[LaneInfo]:
     ]
 
 
+def web_of(work: Work) -> str | None:
+    """Which pages of the web can be fetched, and None where nobody reaches it."""
+    return next((lane.description for lane in work.lanes if lane.name == WEB_LANE), None)
+
+
 def brief_of(work: Work, limits: Limits) -> Brief:
     """The brief of a goal's root task or of a composite task."""
     params = work.spec.params if isinstance(work.spec.params, dict) else {}
@@ -40,6 +47,7 @@ def brief_of(work: Work, limits: Limits) -> Brief:
         deliverables=_asked(params.get("deliverables")) or _owed(work),
         lanes=tuple(lane.name for lane in offered_lanes(work, limits)),
         limits=limits,
+        web=web_of(work) is not None,
         parent=None if root else spec,
         ancestors=frozenset(work.ancestor_hashes) | above,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from goalwright_shared.messages import ArtifactRef, ChatMessage, LaneInfo, Work
 
+from goalwright_planner.core.briefs import web_of
 from goalwright_planner.core.compiler import Brief
 from goalwright_planner.core.revision import Situation
 from goalwright_planner.core.schemas import PLAN, REVISION, Schema
@@ -54,6 +55,7 @@ def plan_card(
         "inputs": inputs_card(work.inputs, excerpts),
         "deliverables": [one.model_dump(mode="json", by_alias=True) for one in brief.deliverables],
         "lanes": lanes_card(lanes),
+        "web": web_of(work),
         "budget_usd": work.budget_left_usd,
         "deadline_seconds": params.get("deadline_seconds"),
         "approve_plan": bool(params.get("approve_plan")),

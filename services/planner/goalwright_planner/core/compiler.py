@@ -6,6 +6,7 @@ deliverable is left out with the reason. Errors name near names, so that one rep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -40,6 +41,10 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
+_PAGE = re.compile(r"https?://[^\s<>\"']+")
+_PAGES_TOLD = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Brief:
     """What a plan is for: what is given, what is wanted, who may be asked."""
@@ -49,6 +54,7 @@ class Brief:
     deliverables: tuple[Deliverable, ...]  # asked for by the client or the parent; empty: the plan names them
     lanes: tuple[str, ...]  # not empty
     limits: Limits = DEFAULT_LIMITS
+    web: bool = False  # whether some role can fetch pages
     parent: TaskSpec | None = None  # the composite task that is being refined
     ancestors: frozenset[str] = frozenset()  # contract hashes of the tasks above
 
@@ -245,6 +251,7 @@ def _finish(mended: _Mended, brief: Brief) -> Plan | Rejected:
         return Rejected(told(errors))
     tasks = _stopped(specs, brief, mended.warnings)
     mended.warnings.extend(_dear(tasks, brief))
+    mended.warnings.extend(_out_of_reach(brief))
     return Plan(
         tasks=tasks,
         contract=_contract(mended.answer, brief, wanted),
@@ -319,6 +326,15 @@ def _dear(tasks: Sequence[TaskSpec], brief: Brief) -> list[str]:
     part = _tokens(brief.parent) if brief.parent is not None else 0
     total = sum(map(_tokens, tasks))
     return [f"split into {total} tokens of work, estimated at {part}"] if total > 1.5 * part > 0 else []
+
+
+def _out_of_reach(brief: Brief) -> list[str]:
+    """A warning for each page that the goal names where nobody can fetch pages."""
+    named = [] if brief.web or brief.parent is not None else _PAGE.findall(brief.objective)
+    return [
+        f"the goal names {page[:200]}, and nobody can fetch pages here: GOALWRIGHT_WEB_HOSTS allows hosts"
+        for page in dict.fromkeys(named)
+    ][:_PAGES_TOLD]
 
 
 def _tokens(spec: TaskSpec) -> int:

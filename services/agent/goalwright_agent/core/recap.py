@@ -11,7 +11,7 @@ from typing import Any
 from goalwright_agent.core.clipping import clip
 
 _SAID, _ARGUMENTS, _RESULT = 200, 160, 240
-"""Characters of each that an account keeps."""
+"""Characters of each that an recap keeps."""
 
 _NAME, _COUNTED = 40, 12
 """Characters of a tool's name (models invent some), and how many kinds of calls are counted."""
@@ -20,21 +20,21 @@ _TOLD = ("error", "stderr", "stdout", "text", "summary")
 """Fields of a result that tell most of it, the first that is there."""
 
 
-def account_messages(messages: Sequence[Mapping[str, Any]], chars: int) -> list[dict[str, Any]]:
-    """What stands for these turns: a pair of messages, so that roles alternate. The account is data, at most about
+def recap_messages(messages: Sequence[Mapping[str, Any]], chars: int) -> list[dict[str, Any]]:
+    """What stands for these turns: a pair of messages, so that roles alternate. The recap is data, at most about
     `chars` long; the newest turns are told one by one, those before them are counted."""
-    body = json.dumps(_account(messages, chars), ensure_ascii=False)
+    body = json.dumps(_recap(messages, chars), ensure_ascii=False)
     return [
-        {"role": "assistant", "content": "(My first turns are left out here; an account of them follows.)"},
+        {"role": "assistant", "content": "(My first turns are left out here; an recap of them follows.)"},
         {
             "role": "user",
-            "content": f"## Account\n```json\n{body}\n```\n"
+            "content": f"## Recap\n```json\n{body}\n```\n"
             "What these turns made can still be read by its name. Go on with the task.",
         },
     ]
 
 
-def _account(messages: Sequence[Mapping[str, Any]], chars: int) -> dict[str, Any]:
+def _recap(messages: Sequence[Mapping[str, Any]], chars: int) -> dict[str, Any]:
     turns = list(_turns(messages))
     told: list[dict[str, Any]] = []
     left = chars

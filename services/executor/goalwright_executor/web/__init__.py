@@ -1,0 +1,1 @@
+"""Pages of the web for tasks on lane `tool.web`; off unless hosts are allowed."""
