@@ -102,6 +102,10 @@ _QUESTIONS: list[dict[str, Any]] = [
     {"text": "so?"}, {"text": "so?", "default": "yes", "timeout_seconds": 5}, {"text": "so?", "timeout_seconds": 5},
 ]  # fmt: skip
 
+_STALE = 9
+"""Ended tasks that may still be in line: each takes a place in one turn."""
+
+OPERATOR, OWNERS = "public", ["public", "other"]
 RUNS = ("planning", "running", "paused")
 _ABOUT = {
     "skip": OPEN, "retry": ("dead", "retry_wait", "parked"), "replan": ("expanded",), "answer": ("parked",),
@@ -122,6 +126,7 @@ number = st.integers(0, 7)
 drawn_tasks = st.lists(
     st.tuples(st.integers(0, 11), st.integers(0, 127), st.integers(0, 10)), min_size=1, max_size=5
 )
+owners = st.sampled_from(OWNERS)
 budgets = st.sampled_from([1.0, 0.02, 0.006])
 sharings = st.sampled_from(["made", "always", "across goals"])
 
@@ -135,6 +140,7 @@ class Names:
 
     def __init__(self) -> None:
         self._count = 0
+        self._said: Drawn | None = None  # by tasks that say the same
 
     def fresh(self) -> str:
         self._count += 1
@@ -144,9 +150,14 @@ class Names:
         self, drawn: Sequence[Drawn], inputs: Sequence[str] = (), exports: Sequence[Any] = (), tag: str = ""
     ) -> list[TaskSpec]:
         """Task specs from a draw; the last one makes `exports`. Bits of the mask: needs, no output, the parent's input,
-        after whom it takes from, says what others say."""
+        after whom it takes from, says the same as others."""
         made: list[TaskSpec] = []
         for at, (lane, mask, flavour) in enumerate(drawn):
+            same = mask >> 6 & 1
+            if same and (self._said is None or flavour == 0):
+                self._said = (lane, mask, flavour)
+            elif same and self._said is not None:
+                lane, flavour, mask = self._said[0], self._said[2], mask & ~8 | self._said[1] & 8
             needs = [one for bit, one in enumerate(made[-3:]) if mask >> bit & 1]
             named = [out.name for one in needs for out in one.outputs][:2]
             outputs: list[Any] = [] if mask >> 3 & 1 else [{"name": self.fresh(), "type": "text"}]
@@ -156,7 +167,7 @@ class Names:
                 TaskSpec.model_validate(
                     {
                         "key": f"{tag}{'abcdef'[at]}", "lane": pick(_LANES_OF_TASKS, lane), "outputs": outputs,
-                        "instruction": "the same" if mask >> 6 & 1 else self.fresh(),
+                        "instruction": "the same" if same else self.fresh(),
                         "inputs": [*named, *(inputs[:1] if mask >> 4 & 1 else ())],
                         "after": [one.key for one in needs if not one.outputs or mask >> 5 & 1],
                         "question": pick(_QUESTIONS, mask) if pick(_LANES_OF_TASKS, lane) == "human" else None,
@@ -220,10 +231,11 @@ class Machine(RuleBasedStateMachine):
             if crash == "after":
                 await self._takeover()
                 await self._committed(stored, lambda: None, False)
-        if self.judge.waits():
-            await self._committed([], lambda: None, False)
-            left = [task.path for task in self.judge.waits()]
-            assert not left, f"ready, with a free slot, and left behind: {left}"
+        for _ in range(_STALE):
+            if self.judge.waits():
+                await self._committed([], lambda: None, False)
+        left = [task.path for task in self.judge.waits()]
+        assert not left, f"ready, with a free slot, and left behind: {left}"
 
     async def _committed(
         self, items: Sequence[Item], effect: Callable[[], None], tick: bool, crash: Crash | None = None
@@ -320,25 +332,38 @@ class Machine(RuleBasedStateMachine):
         self.submit_a_plan(drawn, budget, soon=False)
 
     @precondition(lambda self: len(self.goals(*RUNS)) < 2)
-    @rule(drawn=drawn_tasks, budget=budgets, soon=st.booleans())
-    def submit_a_plan(self, drawn: list[Drawn], budget: float, soon: bool) -> None:
+    @rule(drawn=drawn_tasks, budget=budgets, soon=st.booleans(), owner=owners)
+    def submit_a_plan(self, drawn: list[Drawn], budget: float, soon: bool, owner: str = OPERATOR) -> None:
         plan = SubmittedPlan(tasks=self.names.tasks(drawn, ["given"]))
         self.submit(GoalSubmission.model_validate({
             "id": f"goal-{len(self.model.goals)}", "plan": plan, "budget_usd": budget,
             "deadline_seconds": 40 if soon else None,
             "inputs": [{"name": "given", "type": "text", "inline": "value"}],
-        }))  # fmt: skip
+        }), owner)  # fmt: skip
 
     @precondition(lambda self: len(self.goals(*RUNS)) < 2)
-    @rule(budget=budgets, deliver=st.booleans())
-    def submit_a_text(self, budget: float, deliver: bool) -> None:
+    @rule(budget=budgets, deliver=st.booleans(), owner=owners)
+    def submit_a_text(self, budget: float, deliver: bool, owner: str = OPERATOR) -> None:
         self.submit(GoalSubmission.model_validate({
             "id": f"goal-{len(self.model.goals)}", "text": "do it", "budget_usd": budget,
             "deliverables": [{"name": self.names.fresh(), "type": "text"}] if deliver else [],
-        }))  # fmt: skip
+        }), owner)  # fmt: skip
 
-    def submit(self, goal: GoalSubmission) -> None:
-        self.turn(lambda: submission(goal), lambda: self.model.submit(goal))
+    def submit(self, goal: GoalSubmission, owner: str) -> None:
+        self.turn(lambda: submission(goal, owner), lambda: self.model.submit(goal, owner))
+
+    @precondition(lambda self: self.calm and self.goals(*RUNS))
+    @rule(owner=owners, usd=st.sampled_from([None, 0.0, 0.007, 0.02]), per=st.sampled_from(["total", "day"]),
+          asks=st.sampled_from([*4 * [OPERATOR], "other"]))  # fmt: skip
+    def allow(self, owner: str, usd: float | None, per: str, asks: str = OPERATOR) -> None:
+        def effect() -> None:
+            if asks != OPERATOR:
+                raise Refusal("not_allowed")
+            self.model.allow(owner, None if usd is None else round(usd * 1e6), per)
+
+        self.calm = 0
+        body = {"owner": owner, "budget_usd": usd, "per": per}
+        self.turn(lambda: control("budget", asks, body), effect)
 
     @precondition(lambda self: self.calm and (self.goals(*RUNS) or self.calm > 9))
     @rule(which=number, verb=st.sampled_from(["resume", "pause", "budget", "resume", "budget", "again", "cancel"]),
@@ -347,7 +372,7 @@ class Machine(RuleBasedStateMachine):
         goal = pick((which < 7 and self.goals(*RUNS)) or self.goals(), which)
         match verb:
             case "again":
-                self.submit(GoalSubmission(id=goal.id, text="something else"))
+                self.submit(GoalSubmission(id=goal.id, text="something else"), goal.owner)
             case "cancel" if which < 5:
                 pass
             case "budget":
@@ -369,7 +394,7 @@ class Machine(RuleBasedStateMachine):
 
     def ask(self, verb: str, goal: Goal, effect: Callable[[], None], **body: Any) -> None:
         self.calm = 0
-        self.turn(lambda: control(verb, goal_id=goal.id, **body), effect)
+        self.turn(lambda: control(verb, goal.owner, {"goal_id": goal.id, **body}), effect)
 
     # --- performers ---------------------------------------------------------------------------------------
 
@@ -678,6 +703,19 @@ FOUND: dict[str, Story] = {
     "a goal does not fail because one of several replicas did": [
         a_plan((0, 0, 10)),
         ("fail", {"which": 0, "how": "refusal", "usage": 0}),
+    ],
+    "what was too dear for its owner goes when the owner may spend more": [
+        a_plan((0, 0, 0)),
+        ("allow", {"owner": OPERATOR, "usd": 0.0, "per": "total"}),
+        ("submit_a_plan", {"drawn": [(3, 0, 0)], "budget": 1.0, "soon": False}),
+        ("allow", {"owner": OPERATOR, "usd": 0.02, "per": "total"}),
+    ],
+    "what was too dear for its owner goes when a call of another goal did cost less than it held": [
+        a_plan((0, 0, 0)),
+        ("allow", {"owner": OPERATOR, "usd": 0.007, "per": "total"}),
+        ("submit_a_plan", {"drawn": [(3, 0, 0)], "budget": 1.0, "soon": False}),
+        ("submit_a_plan", {"drawn": [(3, 0, 0)], "budget": 1.0, "soon": False}),
+        ("do_one", {"which": 1, "usage": 1, "passed": True}),
     ],
 }
 """What the machine found once, as short as it made it."""

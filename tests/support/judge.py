@@ -32,7 +32,7 @@ class Judge:
         self._told: dict[str, int] = defaultdict(int)  # events seen, by goal
         self._checked = 0  # Work looked at
         self._by_id = model.by_id
-        self._snapshot = Snapshot({}, {}, {})
+        self._snapshot = Snapshot({}, {}, {}, {})
 
     async def compare(self, *, went_out: bool, tick: bool = False) -> None:
         """After a turn: Postgres holds what the model says, and what was published belongs to it."""
@@ -52,6 +52,7 @@ class Judge:
             _assert_equal(task, snapshot.tasks[task.id])
         for goal in self._model.goals.values():
             self._assert_goal(goal, snapshot.goals[goal.id])
+        self._assert_accounts(snapshot.accounts)
         broken = await invariants.broken_in(self._rig.db)
         broken.pop(invariants.LATE, None)  # the model knows to the turn when a goal must end
         assert broken == {}, broken
@@ -203,6 +204,13 @@ class Judge:
         assert theirs == mine, f"{goal.id}: Postgres has {theirs}, the model {mine}"
         if goal.status == "paused":
             assert row["reason"] == goal.reason
+
+    def _assert_accounts(self, rows: dict[str, dict[str, Any]]) -> None:
+        mine = {}
+        for owner, account in self._model.accounts.items():
+            spent, held = self._model.balance(owner)
+            mine[owner] = {"budget": account.budget, "per": account.per, "spent": spent, "held": held}
+        assert rows == mine, f"Postgres has the accounts {rows}, the model {mine}"
 
     def _judge_published(self, snapshot: Snapshot, *, went_out: bool) -> None:
         nats = self._rig.nats

@@ -3,7 +3,7 @@
 `Model` takes what arrives (submissions, outcomes, control, time) and knows from it the state of every task.
 What only the scheduler decides is read from Postgres and judged (`support.judge`): which ready tasks went out,
 what a budget admits, which of equal tasks is done, the jitter of a retry, the ids under which Postgres keeps tasks.
-Not modelled: goals that are taken up again, owners' budgets, the closing summary.
+Not modelled: goals that are taken up again, the closing summary.
 """
 
 from __future__ import annotations
@@ -30,7 +30,18 @@ from goalwright_shared.messages import (
     ValueTask,
 )
 
-from support.model_tasks import ENDED, LOST, Generation, Goal, Refusal, Task, dependants, is_replan, without
+from support.model_tasks import (
+    ENDED,
+    LOST,
+    Account,
+    Generation,
+    Goal,
+    Refusal,
+    Task,
+    dependants,
+    is_replan,
+    without,
+)
 from support.model_twins import Twins
 
 
@@ -39,13 +50,16 @@ class Model(Twins):
 
     # --- goals ---
 
-    def submit(self, wanted: GoalSubmission) -> None:
+    def submit(self, wanted: GoalSubmission, owner: str) -> None:
         """A goal, unless its id is known."""
         assert wanted.id is not None
         if wanted.id in self.goals:
             return
         goal = Goal(
-            wanted.id, round((wanted.budget_usd or 0) * 1e6), self.now + (wanted.deadline_seconds or 86400)
+            wanted.id,
+            owner,
+            round((wanted.budget_usd or 0) * 1e6),
+            self.now + (wanted.deadline_seconds or 86400),
         )
         goal.inputs = {item.name: item.inline or "" for item in wanted.inputs}
         outputs = [OutputSpec(name=item.name, type=item.type) for item in wanted.deliverables]
@@ -92,6 +106,17 @@ class Model(Twins):
         self.reloaded.add(goal.id)
         if goal.status == "paused" and goal.reason == "budget":
             self.resume(goal)
+
+    def allow(self, owner: str, micro: int | None, per: str) -> None:
+        """`control.budget` of an owner; None lifts it."""
+        if micro is None:
+            self.accounts.pop(owner, None)
+        else:
+            self.accounts[owner] = Account(micro, per)
+        for goal in self.goals_of(owner):
+            self.reloaded.add(goal.id)
+            if goal.status == "paused" and goal.reason == "budget":
+                self.resume(goal)
 
     def _must_run(self, goal: Goal) -> None:
         if goal.status in ENDED:

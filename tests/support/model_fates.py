@@ -12,6 +12,7 @@ from support.model_tasks import (
     CHARGED_WHOLE,
     ENDED,
     PROBE_SECONDS,
+    Account,
     Generation,
     Goal,
     Limits,
@@ -32,6 +33,8 @@ class Fates:
         self.limits = limits
         self.goals: dict[str, Goal] = {}
         self.by_id: dict[int, Task] = {}  # as Postgres numbers them
+        self.accounts: dict[str, Account] = {}  # by owner
+        self._paid: list[tuple[float, str, int]] = []  # when, by which owner, how much
         self.now = 0.0
         self.leases_expire = False
         self._blocked: dict[str, tuple[float, bool]] = {}  # by pool: until when, and whether for a bad key
@@ -283,9 +286,22 @@ class Fates:
         goal.held -= hold
         goal.spent += charged
         goal.overrun += overrun
+        self._paid.append((self.now, goal.owner, charged + overrun))
         self.reloaded.add(goal.id)
+        if goal.owner in self.accounts:
+            self.reloaded |= {other.id for other in self.goals_of(goal.owner)}
         if overrun:
             self._overrun.add(goal)
+
+    def goals_of(self, owner: str) -> list[Goal]:
+        """All goals of an owner."""
+        return [goal for goal in self.goals.values() if goal.owner == owner]
+
+    def balance(self, owner: str) -> tuple[int, int]:
+        """What an owner has spent (a daily one: since midnight, UTC) and what is held, over all goals."""
+        since = self.now // 86400 * 86400 if self.accounts[owner].per == "day" else 0
+        spent = sum(amount for at, payer, amount in self._paid if payer == owner and at >= since)
+        return spent, sum(goal.held for goal in self.goals_of(owner))
 
     # --- what the scheduler decides ----------------------------------------------------------------------
 
@@ -316,6 +332,9 @@ class Fates:
         self._wake(task)
 
     def affordable(self, task: Task) -> bool:
-        """Whether a ready task's call fits what its goal has left."""
-        goal = task.goal
-        return goal.spent + goal.held + self.hold(task.lane) <= goal.budget
+        """Whether a ready task's call fits what its goal and its owner have left."""
+        goal, hold = task.goal, self.hold(task.lane)
+        account = self.accounts.get(goal.owner)
+        if account is not None and hold and sum(self.balance(goal.owner)) + hold > account.budget:
+            return False
+        return goal.spent + goal.held + hold <= goal.budget

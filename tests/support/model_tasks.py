@@ -110,6 +110,7 @@ class Goal:
     """A goal; money in micro-dollars."""
 
     id: str
+    owner: str
     budget: int
     deadline: float
     root: Task = field(init=False)
@@ -127,6 +128,14 @@ class Goal:
     @property
     def may_run(self) -> bool:
         return self.status in ("planning", "running")
+
+
+@dataclass
+class Account:
+    """What an owner may spend over all goals, in total or a `day`; money in micro-dollars."""
+
+    budget: int
+    per: str
 
 
 @dataclass

@@ -67,7 +67,7 @@ class Twins(Fates):
         """Who has done the same in another goal of the same owner, latest first."""
         if not self.limits.share_across_goals:
             return None
-        goals = [goal for goal in self.goals.values() if goal is not task.goal]
+        goals = [goal for goal in self.goals_of(task.goal.owner) if goal is not task.goal]
         found = [goal.doing[said] for goal in goals if said in goal.doing]
         return max((other for other in found if other.state == "succeeded"), key=lambda t: t.id, default=None)
 

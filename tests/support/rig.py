@@ -240,11 +240,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is in Postgres: tasks by id, goals by their id, when pools may call again."""
+    """What is in Postgres: tasks by id, goals by their id, when pools may call again, owners' accounts."""
 
     tasks: dict[int, Row]
     goals: dict[str, dict[str, Any]]
     pools: dict[str, dict[str, Any]]
+    accounts: dict[str, dict[str, Any]]
 
 
 _SNAPSHOT = """SELECT json_build_array(
@@ -258,7 +259,9 @@ _SNAPSHOT = """SELECT json_build_array(
         'next_seq', next_seq)) FROM goal),
     (SELECT json_object_agg(pool, json_build_object(
         'next_request', extract(epoch FROM next_request), 'blocked_until', extract(epoch FROM blocked_until)))
-     FROM rate))"""
+     FROM rate),
+    (SELECT json_object_agg(owner, json_build_object('budget', budget, 'per', per, 'spent', spent, 'held', held))
+     FROM account))"""
 
 
 _KEPT = ("alembic_version", "lane", "rate")
@@ -391,9 +394,9 @@ class Rig:
 
     async def snapshot(self) -> Snapshot:
         """Everything that is in Postgres."""
-        tasks, goals, pools = json.loads(await self.db.fetchval(_SNAPSHOT))
+        tasks, goals, pools, accounts = json.loads(await self.db.fetchval(_SNAPSHOT))
         rows = [Row(*values) for values in tasks or ()]
-        return Snapshot({row.id: row for row in rows}, goals or {}, pools or {})
+        return Snapshot({row.id: row for row in rows}, goals or {}, pools or {}, accounts or {})
 
 
 def outcomes(lane: str, *found: Outcome) -> Outcomes:
@@ -401,14 +404,14 @@ def outcomes(lane: str, *found: Outcome) -> Outcomes:
     return Outcomes([Arrived(lane, outcome) for outcome in found], cast(Msg, Message()))
 
 
-def submission(goal: GoalSubmission) -> Submission:
+def submission(goal: GoalSubmission, owner: str) -> Submission:
     """A goal by request."""
-    return Submission("public", Parsed(goal, ()), {}, reply=asyncio.get_event_loop().create_future())
+    return Submission(owner, Parsed(goal, ()), {}, reply=asyncio.get_event_loop().create_future())
 
 
-def control(verb: str, **body: Any) -> Control:
-    """A control request."""
-    return Control(verb, "public", body, asyncio.get_event_loop().create_future())
+def control(verb: str, owner: str, body: dict[str, Any]) -> Control:
+    """A control request of an owner."""
+    return Control(verb, owner, body, asyncio.get_event_loop().create_future())
 
 
 def presence(lane: str, *tasks: tuple[str, int]) -> Presence:

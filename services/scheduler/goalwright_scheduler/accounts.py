@@ -43,12 +43,16 @@ async def allow(change: Change, owner: str, budget: int | None, per: str) -> int
                    spent = excluded.spent, held = excluded.held, since = excluded.since""",
             owner, budget, per, change.now,
         )  # fmt: skip
-    paused = await change.db.fetch(
-        "SELECT num FROM goal WHERE owner = $1 AND status = 'paused' AND reason = 'budget'", owner
+    rows = await change.db.fetch(
+        """SELECT num, status = 'paused' AND reason = 'budget' AS asks FROM goal
+           WHERE owner = $1 AND finished_at IS NULL""",
+        owner,
     )
-    for row in paused:
-        await goals.resume(change, row["num"])
-    return len(paused)
+    change.reload.update(row["num"] for row in rows)  # what was too dear may fit now
+    asking = [row["num"] for row in rows if row["asks"]]
+    for goal in asking:
+        await goals.resume(change, goal)
+    return len(asking)
 
 
 async def begin_day(change: Change, *, witnessed: bool) -> None:

@@ -111,12 +111,24 @@ class Memory:
                 self.lines.pop(goal, None)
                 self.contracts.pop(goal, None)
         self.ready.push(change.ready)
+        if change.moved and self.short_goals:
+            change.reload |= await self._eased(change, db)
         for goal in change.reload:
             self.short_goals.pop(goal, None)
             self.ready.push(ready_entries(await db.fetch(SQL["load_ready_of_goal"], goal)))
         empty = self.ready.refilling()
         if empty:
             await self._refill(db, empty)
+
+    async def _eased(self, change: Change, db: Db) -> set[int]:
+        """Goals that lacked money and whose owner's account has been settled by another goal's call."""
+        rows = await db.fetch(
+            """SELECT g.num FROM goal g JOIN account a ON a.owner = g.owner
+               WHERE g.num = ANY($1::bigint[]) AND EXISTS (
+                   SELECT FROM goal payer WHERE payer.owner = g.owner AND payer.num = ANY($2::bigint[]))""",
+            list(self.short_goals), [goal for goal, _ in change.moved],
+        )  # fmt: skip
+        return {row["num"] for row in rows}
 
     def may_run(self, goal: int) -> bool:
         """Whether a goal's tasks are candidates (the dispatch statement decides)."""
