@@ -17,7 +17,8 @@ BENCH_ARGS ?= --store
 AS_TYPED := env -u MAKELEVEL -u MAKEFLAGS -u MFLAGS -u GOAL -u FILE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run up test check bench check-model fmt docs test-container chaos state-machine constraints clean
+.PHONY: help setup run up test check bench check-model fmt docs test-container containment chaos state-machine
+.PHONY: constraints clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,8 +35,8 @@ run: setup ## Run the example goal, or yours: GOAL="…" FILE=path.csv
 up: setup ## Start the whole system here and keep it running
 	@exec goalwright up
 
-test: setup ## Run the whole test suite but the container and chaos tiers
-	$(AS_TYPED) pytest -m "not container and not chaos" -n 2 --dist loadfile $(PYTEST_ARGS)
+test: setup ## Run the whole test suite but the container, containment and chaos tiers
+	$(AS_TYPED) pytest -m "not container and not chaos and not containment" -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: setup ## Lint, format, types, walls between services, generated docs
 	ruff check .
@@ -61,6 +62,9 @@ docs: setup ## Write the generated pages again (docs/subjects.md)
 test-container: setup ## Build the image, run the compose file end to end (needs a Docker engine)
 	uv pip install --quiet --python $(BIN)/python -c constraints.txt --group container
 	$(AS_TYPED) pytest -m container $(PYTEST_ARGS)
+
+containment: setup ## Run every hostile program in every sandbox that works here (about 3 minutes)
+	$(AS_TYPED) pytest -m containment $(PYTEST_ARGS)
 
 chaos: setup ## Kill everything again and again, and measure under load (about 10 minutes)
 	$(AS_TYPED) pytest -m chaos --timeout 900 -o log_cli=true $(PYTEST_ARGS)

@@ -125,7 +125,8 @@ async def _sandbox(_: SystemSettings) -> Finding:
     try:
         if choice.sandbox is None:
             return Finding("sandbox", "broken", "programs would be refused", choice.problem or "")
-        return Finding("sandbox", "ok", f"{choice.sandbox.name} isolates programs here")
+        lacks = "".join(f"; {lack}" for lack in choice.sandbox.lacks)
+        return Finding("sandbox", "ok", f"{choice.sandbox.name} isolates programs here{lacks}")
     finally:
         await choice.stop()
 

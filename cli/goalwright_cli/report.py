@@ -276,7 +276,10 @@ def _program(run: Mapping[str, Any]) -> list[Text]:
         ended += f", limit hit: {run['limit']}"
     facts = f"{ended}, {run.get('wall_seconds') or 0:.2f} s, {run.get('cpu_seconds') or 0:.2f} s cpu"
     facts += f", {size_text(int(run.get('peak_memory_bytes') or 0))} at most"
-    lines = labelled([("program", facts)], None)
+    sandbox = f"in {run['sandbox']}" if run.get("sandbox") else ""
+    rows = [("program", facts), ("sandbox", "; ".join(filter(None, [sandbox, *run.get("lacks", [])])))]
+    rows += [("dropped", "; ".join(run["dropped"]))] if run.get("dropped") else []
+    lines = labelled(rows, None)
     for part in ("stdout", "stderr"):
         if run.get(part):
             lines += _block(part, str(run[part]))

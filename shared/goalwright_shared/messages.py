@@ -462,6 +462,12 @@ class ProgramRun(Message):
     stdout: str = ""
     stderr: str = ""
     sandbox: str = ""
+    lacks: list[str] = Field(
+        default_factory=list, description="what that sandbox does not bound on its machine"
+    )
+    dropped: list[str] = Field(
+        default_factory=list, description="what the program printed or left that nobody keeps, in words"
+    )
 
 
 class CheckResult(Message):

@@ -74,7 +74,7 @@ def test_a_run_fails_exactly_when_it_did_not_exit_0_or_hit_a_limit(
     run = replace(RUN, exit_code=exit_code, limit=limit, stdout=stdout, stderr=stderr)
     error = core.failure(run, LIMITS)
     assert (error is None) == (exit_code == 0 and limit is None)
-    record = core.record(run, core.tail(stdout), core.tail(stderr))
+    record = core.record(run, core.tail(stdout), core.tail(stderr), [])
     assert record.exit_code == exit_code
     record.to_json().decode()
     assert "\0" not in record.stdout + record.stderr

@@ -11,21 +11,22 @@ import uuid
 from pathlib import Path
 
 import pytest
-from goalwright_executor.sandbox.bubblewrap import Bubblewrap
 from goalwright_executor.scratch import Scratch
 from support.waiting import eventually
+
+from executor.conftest import make
 
 _EXECUTOR = """
 import asyncio, sys
 from pathlib import Path
 from goalwright_executor.core import Limits
-from goalwright_executor.sandbox.bubblewrap import Bubblewrap
+from executor.conftest import make
 from goalwright_executor.sandbox.port import Job
 from goalwright_executor.scratch import Scratch
 from goalwright_shared.messages import ProgramSpec
 
 async def main():
-    scratch, sandbox = Scratch(Path(sys.argv[1])), Bubblewrap(slots=1)
+    scratch, sandbox = Scratch(Path(sys.argv[1])), make(sys.argv[3])
     await scratch.start()
     assert await sandbox.check() is None
     async with scratch.folder() as home:
@@ -58,14 +59,15 @@ def contents(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-async def test_sigkill_of_the_executor_leaves_no_process_and_no_folder(folder: Path) -> None:
-    sandbox = Bubblewrap(slots=1)
+@pytest.mark.parametrize("name", ["bubblewrap", "docker"])
+async def test_sigkill_of_the_executor_leaves_no_process_and_no_folder(folder: Path, name: str) -> None:
+    sandbox = make(name)
     problem = await sandbox.check()
     await sandbox.close()
     if problem is not None:
-        pytest.skip(f"bubblewrap does not isolate here: {problem}")
+        pytest.skip(f"{name} does not isolate here: {problem}")
     mark = f"crash-{uuid.uuid4().hex}"
-    command = [sys.executable, "-c", _EXECUTOR, str(folder), mark]
+    command = [sys.executable, "-c", _EXECUTOR, str(folder), mark, name]
     executor = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     try:
         assert executor.stdout is not None

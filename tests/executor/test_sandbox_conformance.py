@@ -26,31 +26,10 @@ from goalwright_shared.messages import ProgramSpec
 from support.waiting import eventually
 
 from executor.conftest import LIMITS, Bench, left
+from executor.leftovers import containers, mounts, traces
 
 MARK = f"trace-{uuid.uuid4().hex}"
 """An argument of every hostile program: by it we find what is left of one."""
-
-
-def traces() -> list[str]:
-    """Processes of the machine that carry our mark, whoever's child they are."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if MARK.encode() in line:
-            found.append(f"{folder.name}: {line[:200]!r}")
-    return found
-
-
-def mounts() -> set[str]:
-    return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-
-
-def containers(sandbox: Docker) -> list[str]:
-    command = ["docker", "ps", "-aq", "--filter", f"label=goalwright.program.of={sandbox.instance}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.fixture
@@ -58,8 +37,8 @@ def spotless(bench: Bench) -> Iterator[Bench]:
     """A bench, and proof that nothing is left when the test is over."""
     before = mounts()
     yield bench
-    assert traces() == []
-    assert {m for m in mounts() - before if "goalwright" in m or "/job" in m} == set()
+    assert traces(MARK) == []
+    assert mounts() - before == set()
     if isinstance(bench.sandbox, Docker):
         assert containers(bench.sandbox) == []
 

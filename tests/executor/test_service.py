@@ -110,6 +110,37 @@ async def house(nats_url: str, tmp_path: Path) -> AsyncIterator[House]:
     await client.close()
 
 
+async def test_what_nobody_keeps_of_a_program_is_told(house: House) -> None:
+    source = (
+        "open('out/wanted', 'w').write('x')\nopen('out/more.csv', 'w').write('a')\n"
+        "open(b'out/\\xff\\x1b[2J', 'w').close()\nfor _ in range(4_000): print('x' * 79)\nprint('end')"
+    )
+    done = await house.done(source, outputs=[{"name": "wanted", "type": "text"}])
+    assert done.program is not None
+    assert [one for one in done.program.dropped if one.startswith("out/")] == [
+        "out/more.csv: no declared output",
+        r"out/\xdcff\x1b[2J: no declared output",
+    ]
+    assert any(one.startswith("stdout: the first 315908 characters") for one in done.program.dropped)
+    assert any(one.startswith("live output: the last ") for one in done.program.dropped)
+    kept = await house.done("print('x' * 9_000)", outputs=[{"name": "stdout"}])
+    assert kept.program is not None
+    assert kept.program.dropped == []
+
+
+async def test_what_a_failed_program_left_is_told_as_dropped(house: House) -> None:
+    failed = await house.failure("import sys\nopen('out/x', 'w').close()\nsys.exit(3)")
+    assert failed.program is not None
+    assert failed.program.dropped == ["out/: everything, because the program did not exit 0"]
+
+
+async def test_a_file_name_that_is_no_text_cannot_hide_a_failure(house: House) -> None:
+    source = "open(b'out/\\xff', 'w').close()"
+    failed = await house.failure(source, outputs=[{"name": "wanted", "type": "text"}])
+    assert failed.error.code == "missing_output"
+    assert r"out/\xdcff" in failed.error.message
+
+
 async def test_a_program_reads_inputs_and_its_outputs_become_artifacts(house: House) -> None:
     big = ("x" * 79 + "\n") * 1000
     inputs = {

@@ -44,6 +44,18 @@ def read_entries(archive: tarfile.TarFile, *, max_bytes: int) -> Entries:
     return Entries(kinds, members)
 
 
+def look(source: Path, *, max_bytes: int) -> None:
+    """Raises `Refused` when `unpack` would: an archive that a program hands over is looked at at once."""
+    try:
+        with tarfile.open(source) as archive:
+            entries = read_entries(archive, max_bytes=max_bytes)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise Refused(f"not a readable tar: {error}") from error
+    for path, kind in entries.kinds.items():
+        if kind == "other":
+            raise Refused(f"{path[:200]!r} is a link or a device")
+
+
 def write_file(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     """The content of one regular file."""
     source = archive.extractfile(member)
@@ -78,7 +90,7 @@ def unpack(source: Path, target: Path, *, max_bytes: int) -> None:
             entries = read_entries(archive, max_bytes=max_bytes)
             for path, kind in entries.kinds.items():
                 if kind == "other":
-                    raise Refused(f"{path} is a link or a device")
+                    raise Refused(f"{path[:200]!r} is a link or a device")
                 place = target / path
                 (place if kind == "folder" else place.parent).mkdir(parents=True, exist_ok=True)
                 if kind == "file":

@@ -16,8 +16,13 @@ PRINTED = ("stdout", "stderr")
 MAX_ENTRIES = 10_000
 """Files and folders in out/ beyond this are refused."""
 
+MAX_FILES = 50_000
+"""Files and folders in each of the two folders a program may write to."""
+
 MAX_ARGUMENT_BYTES = 64 * 1024
 """Of all arguments together; Linux takes 128 KiB for one."""
+
+_NAMED = 20  # entries of out/ told by name
 
 KEPT_CHARACTERS = 4_096
 """Of what was printed, the last so many go into the record of the run."""
@@ -68,6 +73,7 @@ class Run:
     peak_memory_bytes: int
     stdout: bytes
     stderr: bytes
+    lacks: tuple[str, ...] = ()
 
 
 def file_name(program: ProgramSpec) -> str:
@@ -138,11 +144,14 @@ def _limit_message(limit: Limit, run: Run, limits: Limits) -> str:
         case Limit.OUTPUT:
             return f"it printed more than {limits.output_bytes >> 20} MB"
         case Limit.DISK:
-            return f"it wrote more than its {limits.disk_bytes >> 20} MB of disk"
+            return (
+                f"it wrote more than its {limits.disk_bytes >> 20} MB of disk, or more than {MAX_FILES} files"
+            )
 
 
-def record(run: Run, stdout: str, stderr: str) -> ProgramRun:
-    """The run as the scheduler keeps it; `stdout` and `stderr` are the redacted tails."""
+def record(run: Run, stdout: str, stderr: str, dropped: Sequence[str]) -> ProgramRun:
+    """The run as the scheduler keeps it; `stdout` and `stderr` are the redacted tails, `dropped` is told by
+    `dropped`."""
     return ProgramRun(
         exit_code=run.exit_code,
         signal=signal_of(run),
@@ -153,7 +162,36 @@ def record(run: Run, stdout: str, stderr: str) -> ProgramRun:
         stdout=stdout,
         stderr=stderr,
         sandbox=run.sandbox,
+        lacks=list(run.lacks),
+        dropped=list(dropped),
     )
+
+
+def dropped(
+    run: Run, limits: Limits, kept: Sequence[str], unheard_bytes: int, untaken: Sequence[str]
+) -> list[str]:
+    """What nobody keeps of a run, in words. `kept` are the declared outputs that are all of what was printed,
+    `unheard_bytes` were not shown live, `untaken` are entries of out/ that are no declared output."""
+    told = []
+    for name, printed in (("stdout", run.stdout), ("stderr", run.stderr)):
+        if len(printed) >= limits.output_bytes and run.limit is Limit.OUTPUT:
+            told.append(f"{name}: everything after its first {limits.output_bytes} bytes")
+        cut = len(printed.decode(errors="replace")) - KEPT_CHARACTERS
+        if cut > 0 and name not in kept:
+            told.append(f"{name}: the first {cut} characters, all but the last {KEPT_CHARACTERS}")
+    if unheard_bytes:
+        told.append(f"live output: the last {unheard_bytes} bytes")
+    if run.exit_code != 0 or run.limit is not None:
+        told.append("out/: everything, because the program did not exit 0")
+    told += [f"out/{shown(path)}: no declared output" for path in untaken[:_NAMED]]
+    if len(untaken) > _NAMED:
+        told.append(f"out/: {len(untaken) - _NAMED} more files and folders that are no declared output")
+    return told
+
+
+def shown(path: str) -> str:
+    """A program's file name as text that any store and any terminal takes."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in path[:200])
 
 
 def tail(printed: bytes) -> str:
@@ -188,19 +226,25 @@ def choose(spec: OutputSpec, entries: Mapping[str, Kind]) -> str | Refusal:
         return _unclear(spec.name, named, top)
     path = spec.name if spec.name in top else named[0]
     if top[path] == "other":
-        return Refusal("refused_output", f"out/{path} is a link or a device; write a regular file")
+        return Refusal("refused_output", f"out/{shown(path)} is a link or a device; write a regular file")
     if top[path] == "folder" and spec.type not in ("folder", "dataset"):
-        return Refusal("refused_output", f"out/{path} is a folder, but output {spec.name} is a {spec.type}")
+        return Refusal(
+            "refused_output", f"out/{shown(path)} is a folder, but output {spec.name} is a {spec.type}"
+        )
     inside = [p for p, kind in entries.items() if kind == "other" and p.startswith(f"{path}/")]
     if inside:
-        return Refusal("refused_output", f"out/{inside[0]} is a link or a device; write a regular file")
+        return Refusal(
+            "refused_output", f"out/{shown(inside[0])} is a link or a device; write a regular file"
+        )
     return path
 
 
 def _unclear(name: str, named: Sequence[str], top: Mapping[str, Kind]) -> Refusal:
     if named:
-        return Refusal("refused_output", f"output {name} is ambiguous: {', '.join(sorted(named))}")
-    there = ", ".join(f"out/{path}" for path in sorted(top)[:20]) or "nothing"
+        return Refusal(
+            "refused_output", f"output {name} is ambiguous: {', '.join(map(shown, sorted(named)[:_NAMED]))}"
+        )
+    there = ", ".join(f"out/{shown(path)}" for path in sorted(top)[:20]) or "nothing"
     return Refusal("missing_output", f"the program left no out/{name}; it left {there}")
 
 

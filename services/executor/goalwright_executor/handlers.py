@@ -25,7 +25,7 @@ from goalwright_executor import core
 from goalwright_executor.core import Fault, Limits, Run
 from goalwright_executor.inputs import Inputs
 from goalwright_executor.layout import lay_out
-from goalwright_executor.outputs import Produced, check, collect_outputs
+from goalwright_executor.outputs import Produced, check, collect_outputs, untaken
 from goalwright_executor.sandbox.choose import Choice
 from goalwright_executor.sandbox.port import Job, Sandbox, SandboxLost
 from goalwright_executor.scratch import Scratch
@@ -57,8 +57,13 @@ class Executor:
             async with self._scratch.folder() as home:
                 limits = self._limits(work)
                 job = await lay_out(work, attempt.artifacts, self._inputs, home)
-                run = await _run_live(sandbox, job, limits, attempt)
-                record = core.record(run, redact(core.tail(run.stdout)), redact(core.tail(run.stderr)))
+                run, unheard = await _run_live(sandbox, job, limits, attempt)
+                left = await asyncio.to_thread(untaken, work.spec.outputs, job, limits)
+                names = [spec.name for spec in work.spec.outputs]
+                dropped = [redact(one) for one in core.dropped(run, limits, names, unheard, left)]
+                record = core.record(
+                    run, redact(core.tail(run.stdout)), redact(core.tail(run.stderr)), dropped
+                )
                 log.info(
                     "program ended", exit_code=run.exit_code, limit=record.limit, wall=record.wall_seconds
                 )
@@ -92,8 +97,9 @@ def _judge(work: Work, job: Job, limits: Limits, run: Run) -> tuple[list[Produce
     return produced, checks
 
 
-async def _run_live(sandbox: Sandbox, job: Job, limits: Limits, attempt: Attempt) -> Run:
-    """Run the program; what it prints goes out on `logs.…` line by line while it runs."""
+async def _run_live(sandbox: Sandbox, job: Job, limits: Limits, attempt: Attempt) -> tuple[Run, int]:
+    """Run the program; what it prints goes out on `logs.…` line by line while it runs. Also how many bytes
+    were not shown so."""
     loop = asyncio.get_running_loop()
     printed: asyncio.Queue[bytes | None] = asyncio.Queue()
 
@@ -103,18 +109,21 @@ async def _run_live(sandbox: Sandbox, job: Job, limits: Limits, attempt: Attempt
 
     telling = asyncio.create_task(_tell(printed, attempt))
     try:
-        return await sandbox.run(job, limits, hear)
+        run = await sandbox.run(job, limits, hear)
     finally:
         printed.put_nowait(None)
+        unheard = 0
         with contextlib.suppress(asyncio.CancelledError):
-            await telling
+            unheard = await telling
+    return run, unheard
 
 
-async def _tell(printed: asyncio.Queue[bytes | None], attempt: Attempt) -> None:
-    """Whole lines, until None; the first 2,000 or 256 KiB."""
-    rest, told, lines_told = b"", 0, 0
+async def _tell(printed: asyncio.Queue[bytes | None], attempt: Attempt) -> int:
+    """Whole lines, until None; the first 2,000 or 256 KiB. How many bytes came after these."""
+    rest, told, lines_told, unheard = b"", 0, 0, 0
     while (data := await printed.get()) is not None:
         if told > _LIVE_BYTES or lines_told > _LIVE_LINES:
+            unheard += len(data)
             continue
         told += len(data)
         *lines, rest = (rest + data).split(b"\n")
@@ -123,6 +132,7 @@ async def _tell(printed: asyncio.Queue[bytes | None], attempt: Attempt) -> None:
             await attempt.log(line.decode(errors="replace"))
     if rest:
         await attempt.log(rest.decode(errors="replace"))
+    return unheard
 
 
 async def _store(one: Produced, attempt: Attempt) -> ArtifactRef:

@@ -41,11 +41,24 @@ def _taken(specs: Sequence[OutputSpec], job: Job, limits: Limits, store: Path) -
     try:
         with tarfile.open(job.outputs, "r:") as archive:
             entries = collect.read_entries(archive, max_bytes=limits.disk_bytes)
-            return [_take(spec, archive, entries, store) for spec in specs]
+            return [_take(spec, archive, entries, store, limits) for spec in specs]
     except collect.Refused as refused:
         raise Fault.of("refused_output", f"out/ is refused: {refused}") from refused
     except (tarfile.TarError, EOFError) as error:
         raise Fault.of("refused_output", f"out/ could not be read: {error}") from error
+
+
+def untaken(specs: Sequence[OutputSpec], job: Job, limits: Limits) -> list[str]:
+    """The entries at the top of out/ that are no declared output; none of an archive that is refused."""
+    if not job.outputs.exists():
+        return []
+    try:
+        with tarfile.open(job.outputs, "r:") as archive:
+            kinds = collect.read_entries(archive, max_bytes=limits.disk_bytes).kinds
+    except (collect.Refused, tarfile.TarError, EOFError):
+        return []
+    taken = {core.choose(spec, kinds) for spec in specs if spec.name not in core.PRINTED}
+    return sorted(path for path in kinds if "/" not in path and path not in taken)
 
 
 def check(spec: TaskSpec, produced: Sequence[Produced]) -> list[CheckResult]:
@@ -65,7 +78,9 @@ def _printed(spec: OutputSpec, run: Run, store: Path) -> Produced:
     return Produced(spec, path, None)
 
 
-def _take(spec: OutputSpec, archive: tarfile.TarFile, entries: collect.Entries, store: Path) -> Produced:
+def _take(
+    spec: OutputSpec, archive: tarfile.TarFile, entries: collect.Entries, store: Path, limits: Limits
+) -> Produced:
     chosen = core.choose(spec, entries.kinds)
     if isinstance(chosen, Refusal):
         raise Fault.of(chosen.code, chosen.message)
@@ -78,6 +93,8 @@ def _take(spec: OutputSpec, archive: tarfile.TarFile, entries: collect.Entries, 
         raise Fault.of(
             "refused_output", f"out/{chosen} is neither a folder nor a tar, but output is a {spec.type}"
         )
+    if spec.type in FOLDERS and entries.kinds[chosen] == "file":
+        collect.look(path, max_bytes=limits.disk_bytes)
     return Produced(spec, path, _media_type(spec, chosen))
 
 

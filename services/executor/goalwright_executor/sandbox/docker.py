@@ -3,7 +3,7 @@
 Everything goes through one attached connection, so that no folder is shared with the engine's machine: the
 program's folder comes in as a tar on stdin; what it prints goes out on stdout and stderr; behind it, after a
 random marker, follows the report (see `inside`). The container keeps no log, joins no network, and ends by
-itself soon after its time, even if we are no more.
+itself when nobody is attached to it any more, at the latest soon after its time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 _OWNER, _DEADLINE = "goalwright.program.of", "goalwright.program.deadline"  # labels
 _USER = "61000"
-_OWN_PROCESSES = 4  # docker's init, the shell, timeout, the program's launcher
+_OWN_PROCESSES = 5  # docker's init, the shell, who waits for us to go, timeout, the program's launcher
 _GRACE_SECONDS = 15
 _SWEEP_SECONDS = 60
 _SHM_BYTES = 16 << 20
@@ -42,7 +42,9 @@ tar -x -f - -C /job && cd /job && mkdir out || exit 125
 marker=$(cat .marker) && rm .marker
 stdin=/dev/null
 if [ -f .stdin ]; then mv .stdin /tmp/.stdin && stdin=/tmp/.stdin; fi
-exec 0>&1
+exec 3<&0
+( read -r _; kill -9 -1 ) <&3 3<&- &  # nobody is attached any more: nobody wants the program
+exec 0>&1 3<&-
 set -- unlimited "$stdin" "$@"
 """
 
@@ -51,6 +53,7 @@ class Docker:
     """The `Sandbox` of deployments in containers, and of machines where namespaces are closed to us."""
 
     name = "docker"
+    lacks: tuple[str, ...] = ()
 
     def __init__(self, *, slots: int, image: str) -> None:
         self._image, self._image_id = image, ""
@@ -166,8 +169,8 @@ class Docker:
             init=True,
             log_config={"Type": "none", "Config": {}},
             tmpfs={
-                "/job": f"size={limits.disk_bytes + given},exec,{owner}",
-                "/tmp": f"size={limits.disk_bytes},exec,{owner}",  # noqa: S108  # the container's own
+                "/job": f"size={limits.disk_bytes + given},nr_inodes={core.MAX_FILES},exec,{owner}",
+                "/tmp": f"size={limits.disk_bytes},nr_inodes={core.MAX_FILES},exec,{owner}",  # noqa: S108  # the container's own
             },
             ulimits=[{"Name": "core", "Soft": 0, "Hard": 0}, {"Name": "nofile", "Soft": 1024, "Hard": 1024}],
         )

@@ -48,6 +48,8 @@ class Sandbox(Protocol):
     limits enforced from outside, and nothing left of it afterwards."""
 
     name: str
+    lacks: tuple[str, ...]
+    """What it does not bound or isolate here, though others of its kind do; for people. Known after `check`."""
 
     async def check(self) -> str | None:
         """None when programs can be isolated here; else what is missing and the exact fix, for people."""

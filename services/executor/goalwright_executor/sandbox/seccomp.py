@@ -38,7 +38,9 @@ _DENIED = {  # name: (x86_64, aarch64)
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431),
     "fsmount": (432, 432), "fspick": (433, 433), "pidfd_getfd": (438, 438), "process_madvise": (440, 440),
-    "mount_setattr": (442, 442), "quotactl_fd": (443, 443),
+    "mount_setattr": (442, 442),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),  # memory that nobody maps
+    "quotactl_fd": (443, 443),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from goalwright_executor import core
 from goalwright_executor.core import Limit, Limits
 from goalwright_executor.sandbox import tree
 from goalwright_executor.sandbox.inside import REPORT_SLACK_BYTES
@@ -21,6 +22,7 @@ from goalwright_executor.sandbox.port import Cancelled, OnOutput
 _FIRST_LOOK, _SLOWEST_LOOK = 0.005, 0.025
 _CHUNK = 1 << 16
 _GONE_MILLISECONDS = 5_000
+_FOLDERS = ("job", "tmp")  # what a program may write to
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Watch:
     _reported: int = 0
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _init: int | None = None  # pidfd of the first process inside
+    _root: str = ""  # its root folder, as seen from here
 
     def cancel(self) -> None:
         """Kill the tree soon; `run` then raises `Cancelled`."""
@@ -129,6 +132,8 @@ class Watch:
         self.peak_memory_bytes = max(self.peak_memory_bytes, resident)
         if resident > self.limits.memory_bytes:
             self._end(Limit.OUT_OF_MEMORY)
+        elif self._files() > core.MAX_FILES:
+            self._end(Limit.DISK)
         elif elapsed > self.limits.seconds or used.cpu_seconds > self.limits.seconds + 1:
             self._end(Limit.TIMEOUT)
 
@@ -137,7 +142,18 @@ class Watch:
         if self._init is None:
             with contextlib.suppress(OSError):
                 for pid in tree.children(self.process.pid):
-                    self._init = os.pidfd_open(pid)
+                    self._init, self._root = os.pidfd_open(pid), f"/proc/{pid}/root"
+
+    def _files(self) -> int:
+        """Files and folders in the fuller one of its two tmpfs: bubblewrap cannot limit their number."""
+        most = 0
+        for folder in _FOLDERS:
+            with contextlib.suppress(OSError):  # not mounted yet, or gone
+                if os.stat(f"{self._root}/").st_dev == os.stat("/").st_dev:
+                    continue  # still in the machine's own folders
+                found = os.statvfs(f"{self._root}/{folder}")
+                most = max(most, found.f_files - found.f_ffree)
+        return most
 
     def _await_the_last(self) -> None:
         """The first process inside dies last: the kernel has killed all others before it is gone."""
