@@ -36,6 +36,7 @@ from goalwright_shared.messages import (
     Operation,
     Outcome,
     PoolLimit,
+    RateSeen,
     Revise,
     SubmittedPlan,
     TaskError,
@@ -78,7 +79,8 @@ LANES = [
     Lane(name="custom.a", performer="custom", may=_ALL, child_lanes=["*"], look_ahead=1, lease_seconds=10),  # type: ignore[arg-type]
     Lane(name="custom.b", performer="custom", look_ahead=1, lease_seconds=2),
 ]  # fmt: skip
-POOLS = [PoolLimit(pool="k/m"), PoolLimit(pool="k/slow", requests_per_minute=60)]
+POOLS = [PoolLimit(pool="k/m"), PoolLimit(pool="k/slow", requests_per_minute=60, tokens_per_minute=90_000)]
+TOLD = {5: RateSeen(requests_per_minute=60), 6: RateSeen(tokens_per_minute=120_000)}
 SETTINGS = SchedulerSettings(max_depth=3, max_replans=3, ask_timeout_seconds=30, pool_park_seconds=20)
 
 _PROGRAM = {"language": "python", "source": "pass"}
@@ -198,8 +200,8 @@ class Machine(RuleBasedStateMachine):
         sharing, across = ("always", True) if sharing == "across goals" else (sharing, False)
         chosen = {"share_equal_tasks": sharing, "share_across_goals": across}
         self.rig.settings = SETTINGS.model_copy(update=chosen)
-        self.model = Model(LANES, Limits.of(self.rig.settings))
-        self.judge = Judge(self.model, self.rig, POOLS)
+        self.model = Model(LANES, Limits.of(self.rig.settings), POOLS)
+        self.judge = Judge(self.model, self.rig)
         self.model.leases_expire = True
         self.runner.run(self.rig.begin())
 
@@ -309,12 +311,21 @@ class Machine(RuleBasedStateMachine):
         refs = {}
         for output in work["spec"]["outputs"]:
             text = f"{work['spec']['key']}.{work['epoch']}"
-            if re.search(r"-r\d$", work["spec"]["key"]):
-                text = str(passed)  # replicas may agree
+            if passed and re.search(r"-r\d$", work["spec"]["key"]):
+                text = str(
+                    work["spec"]["key"].endswith("-r1")
+                )  # of replicas the first says what no other says
             if output["name"] == "verdict":
                 text = '{"passed": true}' if passed else '{"passed": false}'
             refs[output["name"]] = ArtifactRef.of_text(output["name"], text, ArtifactType(output["type"]))
-        return Done(**self.names_of(work), outputs=refs, usage=self.usage(work, usage))
+        return Done(
+            **self.names_of(work), outputs=refs, usage=self.usage(work, usage), rate=self.told(work, usage)
+        )
+
+    @staticmethod
+    def told(work: Any, which: int) -> RateSeen | None:
+        """Limits in a provider's headers."""
+        return TOLD.get(which) if work["llm"] is not None and work["llm"]["model"] == "m" else None
 
     def usage(self, work: Any, which: int) -> Usage | None:
         """None, within the hold, or beyond it."""
@@ -468,7 +479,10 @@ class Machine(RuleBasedStateMachine):
     def throttle(self, which: int, seconds: int, blocked: bool) -> None:
         work = pick(self.held(), which)
         reason = "pool_blocked: bad key" if blocked else None
-        self.send((work, Throttled(**self.names_of(work), retry_after_seconds=seconds, reason=reason)))
+        rate = self.told(work, which)
+        self.send(
+            (work, Throttled(**self.names_of(work), retry_after_seconds=seconds, reason=reason, rate=rate))
+        )
 
     @precondition(lambda self: self.held(kind="expand"))
     @rule(which=number, drawn=drawn_tasks, continues=st.booleans())

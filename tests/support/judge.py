@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from goalwright_shared.messages import PoolLimit
-
 from support import invariants
 from support.model import Model
+from support.model_pools import Pool
 from support.model_tasks import FINAL, Goal, Task
 from support.rig import Rig, Row, Snapshot
 
@@ -25,19 +24,16 @@ _ENDS = {
 class Judge:
     """One per example."""
 
-    def __init__(self, model: Model, rig: Rig, pools: Sequence[PoolLimit]) -> None:
+    def __init__(self, model: Model, rig: Rig) -> None:
         self._model, self._rig = model, rig
-        self._limits = {pool.pool: pool.requests_per_minute for pool in pools}
-        self._calls: dict[str, list[float]] = defaultdict(list)
         self._told: dict[str, int] = defaultdict(int)  # events seen, by goal
         self._checked = 0  # Work looked at
         self._by_id = model.by_id
-        self._snapshot = Snapshot({}, {}, {}, {})
 
     async def compare(self, *, went_out: bool, tick: bool = False) -> None:
         """After a turn: Postgres holds what the model says, and what was published belongs to it."""
         was_ready = [task for task in self._model.tasks() if task.state == "ready" and task.id]
-        snapshot = self._snapshot = await self._rig.snapshot()
+        snapshot = await self._rig.snapshot()
         self._bind(snapshot, whole=False)
         self._take_admissions(snapshot)
         self._model.screen()
@@ -53,6 +49,8 @@ class Judge:
         for goal in self._model.goals.values():
             self._assert_goal(goal, snapshot.goals[goal.id])
         self._assert_accounts(snapshot.accounts)
+        for name, pool in self._model.pools.items():
+            _assert_paced(pool, snapshot.pools[name])
         broken = await invariants.broken_in(self._rig.db)
         broken.pop(invariants.LATE, None)  # the model knows to the turn when a goal must end
         assert broken == {}, broken
@@ -129,24 +127,13 @@ class Judge:
             assert task.goal.may_run, f"{task.path} went out although its goal is {task.goal.status}"
             assert self._model.affordable(task), f"{task.path} went out beyond the budget"
             assert not self._model.blocked(task.lane), f"{task.path} went out although its pool is blocked"
+            pool = self._model.pool(task.lane)
+            assert pool is None or pool.free_at() <= self._model.now + _NEAR, f"{task.path} went out too soon"
             self._model.dispatched(task)
-            self._judge_rate(self._model.lanes[task.lane].pool)
+            beyond = pool.too_many(self._model.now) if pool is not None else None
+            assert beyond is None, f"{task.path} went beyond the rate: {beyond}"
             sent.append(task)
         return sent
-
-    def _judge_rate(self, pool: str | None) -> None:
-        """A call of a pool just went out: within its limit over every span of time, and not while blocked."""
-        if pool is None:
-            return
-        now = self._model.now
-        limit = self._limits.get(pool)
-        if limit is None:
-            return
-        calls = self._calls[pool]
-        calls.append(now)
-        for at, begin in enumerate(calls):
-            most = (now - begin) * limit / 60 + 1 + limit / 60  # a second's worth may go at once
-            assert len(calls) - at <= most + _NEAR, f"pool {pool} went beyond {limit} calls per minute"
 
     def _judge_order(self, sent: Sequence[Task], was_ready: Sequence[Task], snapshot: Snapshot) -> None:
         """Nothing that waited, could go and had a slot ranks above what went out."""
@@ -183,9 +170,8 @@ class Judge:
         for task in self._by_id.values():
             if task.state != "ready" or nats.free(task.lane) <= 0 or not self._could_go(task):
                 continue
-            pool = self._pool(task)
-            clock = self._snapshot.pools.get(pool, {}).get("next_request") or 0.0
-            if self._limits.get(pool) is None or clock - 1 <= now - _NEAR:
+            pool = self._model.pool(task.lane)
+            if pool is None or pool.free_at() <= now - _NEAR:
                 found.append(task)
         return found
 
@@ -272,6 +258,14 @@ class Judge:
             assert told[task.id] == [_ENDS[task.state]], (
                 f"of {task.path}, {task.state}, was told {told[task.id]}"
             )
+
+
+def _assert_paced(pool: Pool, row: dict[str, Any]) -> None:
+    told = (row["told_requests"], row["told_tokens"], row["probes"])
+    assert told == (pool.requests.told, pool.tokens.told, pool.probes)
+    clocks = (pool.requests.next, pool.tokens.next, pool.blocked_until)
+    for name, mine in zip(("next_request", "next_tokens", "blocked_until"), clocks, strict=True):
+        assert abs((row[name] or 0.0) - max(mine, 0.0)) < _NEAR, f"{name}: {row[name]}, not {mine}"
 
 
 def _assert_equal(task: Task, row: Row) -> None:

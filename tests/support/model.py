@@ -310,11 +310,12 @@ class Model(Twins):
             task.state, task.hold, task.due = "retry_wait", 0, self.now + seconds
             return
         if lane.pool is not None:
-            until, _ = self._blocked.get(lane.pool, (0.0, False))
+            pool = self.pools[lane.pool]
+            pool.told(outcome.rate)
             if outcome.reason is not None and outcome.reason.startswith("pool_blocked:"):
-                self._blocked[lane.pool] = (self.now + self.limits.pool_park_seconds, True)
+                pool.refused(self.now + self.limits.pool_park_seconds, for_its_key=True)
             elif seconds > 0:
-                self._blocked[lane.pool] = (max(until, self.now + seconds), False)
+                pool.refused(self.now + seconds, for_its_key=False)
         self._again(task)
 
     # --- tasks, by hand ---

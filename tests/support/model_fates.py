@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from goalwright_shared.graph import Compiled, GraphError, compile_generation
-from goalwright_shared.messages import Lane, Outcome, TaskSpec
+from goalwright_shared.messages import Lane, Outcome, PoolLimit, TaskSpec
 
+from support.model_pools import Pool
 from support.model_tasks import (
     CHARGED_WHOLE,
     ENDED,
-    PROBE_SECONDS,
     Account,
     Generation,
     Goal,
@@ -28,7 +28,7 @@ from support.model_tasks import (
 class Fates:
     """The part of the model in which tasks end, money moves and time has passed; what arrives is in `Model`."""
 
-    def __init__(self, lanes: Sequence[Lane], limits: Limits) -> None:
+    def __init__(self, lanes: Sequence[Lane], limits: Limits, pools: Sequence[PoolLimit]) -> None:
         self.lanes = {lane.name: lane for lane in lanes}
         self.limits = limits
         self.goals: dict[str, Goal] = {}
@@ -37,7 +37,7 @@ class Fates:
         self._paid: list[tuple[float, str, int]] = []  # when, by which owner, how much
         self.now = 0.0
         self.leases_expire = False
-        self._blocked: dict[str, tuple[float, bool]] = {}  # by pool: until when, and whether for a bad key
+        self.pools = {limit.pool: Pool.of(limit) for limit in pools}
         self.reloaded: set[str] = set()  # goals whose waiting tasks the loop reads anew after this turn
         self._after: list[Callable[[], None]] = []
         self._fresh: list[Task] = []  # became ready for the first time, and nobody has looked at them
@@ -269,8 +269,10 @@ class Fates:
 
     def _settle(self, task: Task, outcome: Outcome, *, answered: bool, code: str | None = None) -> None:
         usage, lane = outcome.usage, self.lanes[task.lane]
-        if usage is not None and lane.pool is not None and self._blocked.get(lane.pool, (0.0, False))[1]:
-            del self._blocked[lane.pool]  # its key has worked
+        if lane.pool is not None:
+            self.pools[lane.pool].told(outcome.rate)
+            if usage is not None:
+                self.pools[lane.pool].answered(self.now, lane.max_input_tokens - usage.tokens_in)
         if usage is None:
             self._bill(task, task.hold if answered or code in CHARGED_WHOLE else 0, 0)
             return
@@ -311,16 +313,21 @@ class Fates:
         task.state, task.hold, task.announced = "dispatched", hold, False
         task.epoch += 1
         task.due = self.now + self.lanes[task.lane].lease_seconds
-        pool = self.lanes[task.lane].pool
-        if pool is not None and self._blocked.get(pool, (0.0, False))[1]:
-            self._blocked[pool] = (self.now + PROBE_SECONDS, True)  # one call tries the key
-        if pool is not None:
+        lane = self.lanes[task.lane]
+        if lane.pool is not None:
+            self.pools[lane.pool].called(self.now, lane.max_input_tokens + lane.max_output_tokens)
             task.goal.bills[task, task.epoch] = hold
             task.goal.held += hold
 
     def blocked(self, lane: str) -> bool:
         """Whether the pool of a lane is left alone."""
-        return self._blocked.get(self.lanes[lane].pool or "", (0.0, False))[0] > self.now
+        pool = self.pool(lane)
+        return pool is not None and pool.blocked_until > self.now
+
+    def pool(self, lane: str) -> Pool | None:
+        """The pool of a lane whose calls are paid and paced."""
+        name = self.lanes[lane].pool
+        return None if name is None else self.pools[name]
 
     def park_over_budget(self, task: Task) -> None:
         """A task that has not begun waits for money."""

@@ -12,7 +12,6 @@ LOST = frozenset({"dead", "cancelled", "skipped"})
 FINAL = LOST | frozenset({"succeeded"})
 OPEN = ("blocked", "ready", "dispatched", "expanded", "checking", "retry_wait", "parked")
 ENDED = frozenset({"done", "partial", "failed", "cancelled", "stopped_loop", "stopped_off_topic"})
-PROBE_SECONDS = 30.0
 CHARGED_WHOLE = frozenset({"timeout", "expired", "redelivered"})
 """Failures without usage whose call may have been billed."""
 

@@ -258,7 +258,9 @@ _SNAPSHOT = """SELECT json_build_array(
         'status', status, 'reason', reason, 'budget', budget, 'spent', spent, 'held', held, 'overrun', overrun,
         'next_seq', next_seq)) FROM goal),
     (SELECT json_object_agg(pool, json_build_object(
-        'next_request', extract(epoch FROM next_request), 'blocked_until', extract(epoch FROM blocked_until)))
+        'next_request', extract(epoch FROM next_request), 'next_tokens', extract(epoch FROM next_tokens),
+        'blocked_until', extract(epoch FROM blocked_until), 'probes', blocked_reason IS NOT NULL,
+        'told_requests', told_requests, 'told_tokens', told_tokens))
      FROM rate),
     (SELECT json_object_agg(owner, json_build_object('budget', budget, 'per', per, 'spent', spent, 'held', held))
      FROM account))"""
@@ -266,7 +268,8 @@ _SNAPSHOT = """SELECT json_build_array(
 
 _KEPT = ("alembic_version", "lane", "rate")
 _RESET = [
-    "UPDATE rate SET next_request = NULL, next_tokens = NULL, blocked_until = NULL, blocked_reason = NULL",
+    """UPDATE rate SET next_request = NULL, next_tokens = NULL, blocked_until = NULL, blocked_reason = NULL,
+       told_requests = NULL, told_tokens = NULL""",
     "SELECT setval('task_ids', 1, false), setval(pg_get_serial_sequence('goal', 'num'), 1, false)",
 ]
 """What else differs after an example: a retry's jitter follows from its id, so ids begin anew."""
