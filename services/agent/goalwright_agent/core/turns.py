@@ -168,7 +168,7 @@ def _is_at_once(call: Call) -> bool:
 
 def _pending(call: Call, work: Work, state: State) -> Pending:
     question = _question(call.arguments, work, state) if isinstance(call.arguments, Ask) else ""
-    return Pending(call_id=call.call_id, key=_key(call), tool=call.name, question=question)
+    return Pending(call_id=call.call_id, key=_key(call), tool=call.name, question=question, url=_url(call))
 
 
 def _makes_child(call: Call) -> bool:
