@@ -123,6 +123,11 @@ CASES = [
     Case("load_made", (LAYERS * 100_000 + 1,), 3),
     Case("load_votes", (LAYERS * 100_000, 2), 3),
     Case("load_ancestors", (RUNNING,), 600),
+    Case("load_asked", (RUNNING, None), 400, "those that end"),
+    Case("load_asked", ([], ids(CHAIN, 10, 1)[0]), 3, "of a task"),
+    Case("load_asked", ([], ids(LAYERS, 0, 1)[0]), name="of a root", rows=2 * LENGTH + 50, reader=True),
+    Case("load_notes", ([LAYERS, CHAIN],), 1),
+    Case("post_note", (LAYERS, "custom.a", "k", "found it", NOW, 200), 1),
     Case("load_graph", (LAYERS, 0, 1000), 1000, "first page", rows=WHOLE, reader=True),
     Case(
         "load_graph", (LAYERS, LAYERS * 100_000 + 20_000, 1000), 1000, "a later page", rows=WHOLE, reader=True

@@ -122,9 +122,9 @@ WITH lead AS (
         WHEN EXISTS (SELECT FROM moved WHERE what = 'met' AND unmet = 0 AND state = 'parked') THEN 'asked'
         WHEN EXISTS (SELECT FROM moved WHERE what = 'met' AND unmet = 0 AND state = 'ready' AND screened AND epoch = 0) THEN 'screened'
         WHEN EXISTS (
-            SELECT FROM moved AS better JOIN moved AS sent
-            ON sent.goal = better.goal AND sent.lane = better.lane AND sent.rank < better.rank
-            WHERE better.what = 'met' AND better.unmet = 0 AND better.state = 'ready' AND sent.what = 'goes'
+            SELECT FROM (SELECT goal, lane, min(rank) AS rank FROM moved WHERE what = 'goes' GROUP BY goal, lane) AS last
+            JOIN moved AS better ON better.goal = last.goal AND better.lane = last.lane AND better.rank > last.rank
+            WHERE better.what = 'met' AND better.unmet = 0 AND better.state = 'ready'
         ) THEN 'outranked'
     END AS what
 )
