@@ -71,6 +71,7 @@ LANES = [
     HUMAN_LANE,
     Lane(name="plan", may=[*_ALL, "revise"], child_lanes=["*"], lease_seconds=5),  # type: ignore[list-item]
     Lane(name="exec", lease_seconds=5),
+    Lane(name="reflect", may=_ALL, child_lanes=["agent.*", "custom.*"], lease_seconds=5),  # type: ignore[arg-type]
     Lane(name="agent.generalist", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, may=_ALL,  # type: ignore[arg-type]
          child_lanes=["exec", "agent.*", "human"], lease_seconds=5, input_usd_per_mtok=1, output_usd_per_mtok=4),
     Lane(name="agent.judge", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=5),
@@ -109,7 +110,9 @@ _STALE = 9
 """Ended tasks that may still be in line: each takes a place in one turn."""
 
 OPERATOR, OWNERS = "public", ["public", "other"]
-RUNS, UNDONE = ("planning", "running", "paused"), ("partial", "failed", "cancelled")
+RUNS, UNDONE = ("planning", "running", "paused"), (
+    "partial", "failed", "cancelled", "stopped_loop", "stopped_off_topic",
+)  # fmt: skip
 _ABOUT = {
     "skip": OPEN, "retry": ("dead", "retry_wait", "parked"), "replan": ("expanded",), "answer": ("parked",),
 }  # fmt: skip
@@ -411,6 +414,43 @@ class Machine(RuleBasedStateMachine):
         effect = lambda: getattr(self.model, verb)(task)  # noqa: E731
         name = "target_task_id" if verb == "replan" else "task_id"
         self.ask(verb, task.goal, effect, **{name: str(task.id)}, answer="well", reason=self.names.fresh())
+
+    @precondition(lambda self: self.calm and self.goals(*RUNS))
+    @rule(which=st.integers(0, 30), name=st.integers(0, 30),
+          action=st.sampled_from(["note", "retry", "retry", "replan", "pause", "stop_loop", "stop_off_topic"])
+          )  # fmt: skip
+    def signal(self, which: int, name: int, action: str) -> None:
+        tasks = [task for task in self.tasks("dispatched") if task.goal.status in RUNS]
+        task = pick((which < 25 and tasks) or self.model.tasks(), which)
+        if action.startswith("stop") and which < 20:
+            action = "note"
+        goal, body = task.goal, {"signal": "stalled", "signal_id": f"s{name}", "action": action}
+        effect = lambda: self.model.signal(goal, f"s{name}", action, task)  # noqa: E731
+        self.ask("signal", goal, effect, **body, task_id=str(task.id))
+
+    @precondition(lambda self: self.calm and self.goals(*RUNS))
+    @rule(which=number)
+    def review(self, which: int) -> None:
+        goal = pick((which < 7 and self.goals(*RUNS)) or self.goals(), which)
+        self.ask("review", goal, lambda: self.model.review(goal))
+
+    @precondition(lambda self: self.calm and self.goals(*RUNS))
+    @rule(which=number)
+    def give_feedback(self, which: int) -> None:
+        self.ask("feedback", pick(self.goals(), which), lambda: None, text="shorter", rating=which)
+
+    @precondition(lambda self: self.calm and any(pool.probes for pool in self.model.pools.values()))
+    @rule(asks=st.sampled_from([*4 * [OPERATOR], "other"]))
+    def mend_a_key(self, asks: str) -> None:
+        name = next(name for name, pool in self.model.pools.items() if pool.probes)
+
+        def effect() -> None:
+            if asks != OPERATOR:
+                raise Refusal("not_allowed")
+            self.model.pools[name].mended(self.model.now)
+
+        self.calm = 0
+        self.turn(lambda: control("resume", asks, {"pool": name}), effect)
 
     @precondition(lambda self: self.calm and self.goals(*UNDONE) and len(self.goals(*RUNS)) < 2)
     @rule(which=number)
@@ -750,6 +790,18 @@ FOUND: dict[str, Story] = {
     "of leases that are over at once that ends first which began first": [
         a_plan((1, 95, 3), (0, 82, 1), (0, 75, 10), (0, 72, 3), (0, 78, 0), sharing="always", slots=1),
         _TICK, ("throttle", {"which": 0, "seconds": 0, "blocked": False}), ("tick", {"seconds": 3}),
+    ],
+    "what was too dear for its owner goes when a call of another goal did not go": [
+        a_plan((1, 14, 0), (11, 91, 0), (11, 41, 0), (1, 32, 0), (0, 76, 1), allowed=0.007),
+        ("throttle", {"which": 0, "seconds": 15, "blocked": True}),
+        ("do_the_oldest", {"which": 6}),
+        ("submit_a_plan", {"drawn": [(5, 100, 6)], "budget": 1.0, "soon": True}),
+        ("throttle", {"which": 0, "seconds": 15, "blocked": False}),
+        ("pull", {"everywhere": True, "slots": 2, "which": 0}),
+        ("answer_late", {"which": 15, "again": False, "usage": 0}),
+        ("disturb", {"how": "after"}),
+        ("answer_late", {"which": 7, "again": True, "usage": 0}),
+        ("tick", {"seconds": 61}),
     ],
 }  # fmt: skip
 """What the machine found once, as short as it made it."""

@@ -3,7 +3,7 @@
 `Model` takes what arrives (submissions, outcomes, control, time) and knows from it the state of every task.
 What only the scheduler decides is read from Postgres and judged (`support.judge`): which ready tasks went out,
 what a budget admits, which of equal tasks is done, the jitter of a retry, the ids under which Postgres keeps tasks.
-Not modelled: the closing summary.
+Not modelled: the closing summary, lanes that are added.
 """
 
 from __future__ import annotations
@@ -318,6 +318,34 @@ class Model(Twins):
                 pool.refused(self.now + seconds, for_its_key=False)
         self._again(task)
 
+    # --- the reflector ---
+
+    def signal(self, goal: Goal, signal_id: str, action: str, task: Task) -> None:
+        """`control.signal`: a finding counts once."""
+        self._must_run(goal)
+        if signal_id in goal.signals:
+            return
+        goal.signals.add(signal_id)
+        match action:
+            case "retry" if task.state == "dispatched":
+                self._bill(task, task.hold, 0)
+                self._fail(task, retryable=True)
+            case "replan":
+                self._open_replan(goal.root)
+            case "pause":
+                self._pause(goal, "loop", self.limits.ask_timeout_seconds)
+            case "stop_loop" | "stop_off_topic":
+                self._finish(goal, {"stop_loop": "stopped_loop"}.get(action, "stopped_off_topic"))
+        self._follow()
+
+    def review(self, goal: Goal) -> None:
+        """`control.review`: at most one is open."""
+        self._must_run(goal)
+        reviews = [task for task in goal.tasks if task.lane == "reflect"]
+        if not any(task.open for task in reviews):
+            spec = TaskSpec(key=f"review-{len(reviews) + 1}", lane="reflect", max_failures=1)
+            Task(goal, None, 0, spec, "ready", lane="reflect")
+
     # --- tasks, by hand ---
 
     def replan(self, target: Task) -> None:
@@ -330,7 +358,7 @@ class Model(Twins):
         self._must_run(task.goal)
         if task.state == "skipped":
             return
-        if not task.open or task.parent is None:
+        if not task.open or task is task.goal.root:
             raise Refusal("not_open")
         self._close(dependants([task]), "skipped")
         self._close([task], "skipped")

@@ -101,7 +101,7 @@ class Task:
     def given(self) -> dict[str, str]:
         """The values of its inputs: a sibling's, else the parent's."""
         if self.parent is None:
-            return dict(self.goal.inputs)
+            return {name: text for name, text in self.goal.inputs.items() if name in self.spec.inputs}
         generation = self.parent.generations[self.generation - 1]
         known = {**self.parent.given(), **generation.answer, **generation.made}
         for sibling in generation.children:
@@ -129,6 +129,7 @@ class Goal:
     overrun: int = 0
     bills: dict[tuple[Task, int], int] = field(default_factory=dict)  # open ones: their hold
     tasks: list[Task] = field(default_factory=list)
+    signals: set[str] = field(default_factory=set)  # findings of the reflector
     doing: dict[Hashable, Task] = field(default_factory=dict)  # by contract: who does it, or has done it
 
     @property
