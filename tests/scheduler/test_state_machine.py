@@ -58,7 +58,7 @@ from hypothesis.stateful import (
 )
 from support.judge import Judge
 from support.model import Model
-from support.model_tasks import ENDED, OPEN, Goal, Limits, Refusal, Task
+from support.model_tasks import OPEN, Goal, Limits, Refusal, Task
 from support.postgres import fresh_database
 from support.rig import Crash, Rig, control, outcomes, presence, refusal, submission
 from support.system import refuse_illegal_transitions
@@ -71,6 +71,7 @@ LANES = [
     HUMAN_LANE,
     Lane(name="plan", may=[*_ALL, "revise"], child_lanes=["*"], lease_seconds=5),  # type: ignore[list-item]
     Lane(name="exec", lease_seconds=5),
+    Lane(name="reflect", may=_ALL, child_lanes=["agent.*", "custom.*"], lease_seconds=5),  # type: ignore[arg-type]
     Lane(name="agent.generalist", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, may=_ALL,  # type: ignore[arg-type]
          child_lanes=["exec", "agent.*", "human"], lease_seconds=5, input_usd_per_mtok=1, output_usd_per_mtok=4),
     Lane(name="agent.judge", pool="k/m", max_input_tokens=1000, max_output_tokens=1000, lease_seconds=5),
@@ -98,7 +99,8 @@ _LANES_OF_TASKS = [
     "agent.slow",
     "exec",
     "human",
-    *["custom.b"] * 5,
+    *["custom.b"] * 3,
+    *["agent.generalist"] * 2,
 ]
 _QUESTIONS: list[dict[str, Any]] = [
     {"text": "so?"}, {"text": "so?", "default": "yes", "timeout_seconds": 5}, {"text": "so?", "timeout_seconds": 5},
@@ -108,7 +110,9 @@ _STALE = 9
 """Ended tasks that may still be in line: each takes a place in one turn."""
 
 OPERATOR, OWNERS = "public", ["public", "other"]
-RUNS = ("planning", "running", "paused")
+RUNS, UNDONE = ("planning", "running", "paused"), (
+    "partial", "failed", "cancelled", "stopped_loop", "stopped_off_topic",
+)  # fmt: skip
 _ABOUT = {
     "skip": OPEN, "retry": ("dead", "retry_wait", "parked"), "replan": ("expanded",), "answer": ("parked",),
 }  # fmt: skip
@@ -335,9 +339,19 @@ class Machine(RuleBasedStateMachine):
 
     # --- clients ------------------------------------------------------------------------------------------
 
-    @initialize(drawn=drawn_tasks, budget=budgets, slots=st.integers(1, 3), sharing=sharings)
-    def begin_with_a_plan(self, drawn: list[Drawn], budget: float, slots: int, sharing: str = "made") -> None:
+    @initialize(drawn=drawn_tasks, budget=budgets, slots=st.integers(1, 3), sharing=sharings,
+                allowed=st.sampled_from([None, None, 0.007]))  # fmt: skip
+    def begin_with_a_plan(
+        self,
+        drawn: list[Drawn],
+        budget: float,
+        slots: int,
+        sharing: str = "made",
+        allowed: float | None = None,
+    ) -> None:
         self.begin(sharing)
+        if allowed is not None:
+            self.allow(OPERATOR, allowed, "total")
         for lane in LANES[1:]:
             self.rig.nats.pull(lane.name, slots)
         self.submit_a_plan(drawn, budget, soon=False)
@@ -397,11 +411,52 @@ class Machine(RuleBasedStateMachine):
     def ask_of_a_task(self, which: int, verb: str) -> None:
         found = [task for task in self.tasks(*_ABOUT[verb]) if task.goal.status in RUNS]
         task = pick(found or self.model.tasks(), which)
-        if verb == "retry" and task.goal.status in ENDED:
-            return  # takes up the whole goal again: tests/scheduler/test_control.py
         effect = lambda: getattr(self.model, verb)(task)  # noqa: E731
         name = "target_task_id" if verb == "replan" else "task_id"
         self.ask(verb, task.goal, effect, **{name: str(task.id)}, answer="well", reason=self.names.fresh())
+
+    @precondition(lambda self: self.calm and self.goals(*RUNS))
+    @rule(which=st.integers(0, 30), name=st.integers(0, 30),
+          action=st.sampled_from(["note", "retry", "retry", "replan", "pause", "stop_loop", "stop_off_topic"])
+          )  # fmt: skip
+    def signal(self, which: int, name: int, action: str) -> None:
+        tasks = [task for task in self.tasks("dispatched") if task.goal.status in RUNS]
+        task = pick((which < 25 and tasks) or self.model.tasks(), which)
+        if action.startswith("stop") and which < 20:
+            action = "note"
+        goal, body = task.goal, {"signal": "stalled", "signal_id": f"s{name}", "action": action}
+        effect = lambda: self.model.signal(goal, f"s{name}", action, task)  # noqa: E731
+        self.ask("signal", goal, effect, **body, task_id=str(task.id))
+
+    @precondition(lambda self: self.calm and self.goals(*RUNS))
+    @rule(which=number)
+    def review(self, which: int) -> None:
+        goal = pick((which < 7 and self.goals(*RUNS)) or self.goals(), which)
+        self.ask("review", goal, lambda: self.model.review(goal))
+
+    @precondition(lambda self: self.calm and self.goals(*RUNS))
+    @rule(which=number)
+    def give_feedback(self, which: int) -> None:
+        self.ask("feedback", pick(self.goals(), which), lambda: None, text="shorter", rating=which)
+
+    @precondition(lambda self: self.calm and any(pool.probes for pool in self.model.pools.values()))
+    @rule(asks=st.sampled_from([*4 * [OPERATOR], "other"]))
+    def mend_a_key(self, asks: str) -> None:
+        name = next(name for name, pool in self.model.pools.items() if pool.probes)
+
+        def effect() -> None:
+            if asks != OPERATOR:
+                raise Refusal("not_allowed")
+            self.model.pools[name].mended(self.model.now)
+
+        self.calm = 0
+        self.turn(lambda: control("resume", asks, {"pool": name}), effect)
+
+    @precondition(lambda self: self.calm and self.goals(*UNDONE) and len(self.goals(*RUNS)) < 2)
+    @rule(which=number)
+    def take_up_again(self, which: int) -> None:
+        goal = pick(self.goals(*UNDONE), which)
+        self.ask("retry", goal, lambda: self.model.retry(goal.root))
 
     def ask(self, verb: str, goal: Goal, effect: Callable[[], None], **body: Any) -> None:
         self.calm = 0
@@ -627,6 +682,8 @@ def a_plan(*drawn: Drawn, budget: float = 1.0, **more: Any) -> tuple[str, dict[s
 
 _TICK: Step = ("tick", {"seconds": 0.3})
 _CRASH: Step = ("disturb", {"how": "before"})
+_END: Step = ("ask_of_a_goal", {"which": 5, "verb": "cancel", "usd": 0.0})
+_AGAIN: Step = ("take_up_again", {"which": 0})
 _AWAY: Step = ("disturb", {"how": "away"})
 
 FOUND: dict[str, Story] = {
@@ -731,7 +788,43 @@ FOUND: dict[str, Story] = {
         ("submit_a_plan", {"drawn": [(3, 0, 0)], "budget": 1.0, "soon": False}),
         ("do_one", {"which": 1, "usage": 1, "passed": True}),
     ],
-}
+    "a goal has the time again that it had at first, each time it is taken up": [
+        a_plan((0, 0, 0)), ("tick", {"seconds": 61}), _END, _AGAIN, ("tick", {"seconds": 61}), _END, _AGAIN,
+    ],
+    "of a task and its retries only the newest is taken up again": [
+        a_plan((0, 0, 1), (0, 0, 0)),
+        ("fail", {"which": 0, "how": "refusal", "usage": 0}),
+        ("ask_of_a_task", {"which": 0, "verb": "retry"}),
+        _END, _AGAIN,
+    ],
+    "a goal that ended between turns of its planning is planned anew": [
+        a_plan((0, 0, 0)), _END,
+        ("submit_a_text", {"budget": 1.0, "deliver": False}),
+        ("expand", {"which": 0, "drawn": [(0, 0, 0)], "continues": True}),
+        _END, _AGAIN, ("take_up_again", {"which": 1}),
+    ],
+    "what a revision dropped is not taken up again": [
+        a_plan((2, 8, 0), (0, 8, 0)),
+        ("revise", {"which": 0, "of": 0, "drawn": [(0, 0, 0)], "dropped": 1, "stale": False}),
+        _END, _AGAIN,
+    ],
+    "of leases that are over at once that ends first which began first": [
+        a_plan((1, 95, 3), (0, 82, 1), (0, 75, 10), (0, 72, 3), (0, 78, 0), sharing="always", slots=1),
+        _TICK, ("throttle", {"which": 0, "seconds": 0, "blocked": False}), ("tick", {"seconds": 3}),
+    ],
+    "what was too dear for its owner goes when a call of another goal did not go": [
+        a_plan((1, 14, 0), (11, 91, 0), (11, 41, 0), (1, 32, 0), (0, 76, 1), allowed=0.007),
+        ("throttle", {"which": 0, "seconds": 15, "blocked": True}),
+        ("do_the_oldest", {"which": 6}),
+        ("submit_a_plan", {"drawn": [(5, 100, 6)], "budget": 1.0, "soon": True}),
+        ("throttle", {"which": 0, "seconds": 15, "blocked": False}),
+        ("pull", {"everywhere": True, "slots": 2, "which": 0}),
+        ("answer_late", {"which": 15, "again": False, "usage": 0}),
+        ("disturb", {"how": "after"}),
+        ("answer_late", {"which": 7, "again": True, "usage": 0}),
+        ("tick", {"seconds": 61}),
+    ],
+}  # fmt: skip
 """What the machine found once, as short as it made it."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,9 +60,13 @@ class Judge:
         """Model and Postgres hold the same tasks, once the model is `whole`; new ones learn under which ids."""
         assert set(snapshot.goals) == set(self._model.goals)
         paths: dict[int, tuple[Any, ...]] = {}
+        roots: Counter[tuple[str, str]] = Counter()
         for row in snapshot.tasks.values():
-            above = (row.goal_id,) if row.parent is None else paths[row.parent]
-            paths[row.id] = (*above, row.generation, row.key)
+            if row.parent is None:
+                paths[row.id] = (row.goal_id, roots[row.goal_id, row.key], row.key)
+                roots[row.goal_id, row.key] += 1
+            else:
+                paths[row.id] = (*paths[row.parent], row.generation, row.key)
         ids = {path: id for id, path in paths.items()}
         tasks = {task.path: task for task in self._model.tasks()}
         assert set(ids) >= set(tasks), f"only in the model {set(tasks) - set(ids)}"
@@ -188,6 +192,9 @@ class Judge:
         names = ("status", "budget", "spent", "held", "overrun")
         mine, theirs = ({name: getattr(goal, name) for name in names}, {name: row[name] for name in names})
         assert theirs == mine, f"{goal.id}: Postgres has {theirs}, the model {mine}"
+        assert abs(row["deadline"] - goal.deadline) < _NEAR, (
+            f"{goal.id}: {row['deadline']}, not {goal.deadline}"
+        )
         if goal.status == "paused":
             assert row["reason"] == goal.reason
 

@@ -3,7 +3,7 @@
 `Model` takes what arrives (submissions, outcomes, control, time) and knows from it the state of every task.
 What only the scheduler decides is read from Postgres and judged (`support.judge`): which ready tasks went out,
 what a budget admits, which of equal tasks is done, the jitter of a retry, the ids under which Postgres keeps tasks.
-Not modelled: goals that are taken up again, the closing summary.
+Not modelled: the closing summary, lanes that are added.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from support.model_tasks import (
     Task,
     dependants,
     is_replan,
+    made_under,
     without,
 )
 from support.model_twins import Twins
@@ -55,12 +56,8 @@ class Model(Twins):
         assert wanted.id is not None
         if wanted.id in self.goals:
             return
-        goal = Goal(
-            wanted.id,
-            owner,
-            round((wanted.budget_usd or 0) * 1e6),
-            self.now + (wanted.deadline_seconds or 86400),
-        )
+        seconds, micro = wanted.deadline_seconds or 86400, round((wanted.budget_usd or 0) * 1e6)
+        goal = Goal(wanted.id, owner, micro, seconds, self.now + seconds)
         goal.inputs = {item.name: item.inline or "" for item in wanted.inputs}
         outputs = [OutputSpec(name=item.name, type=item.type) for item in wanted.deliverables]
         plan = wanted.plan.tasks if wanted.plan is not None else []
@@ -200,7 +197,7 @@ class Model(Twins):
             raise Refusal("too_many_turns")
         if any(not _may_use(lane.child_lanes, spec.lane) for spec in outcome.tasks):
             raise Refusal("not_allowed")
-        adopts = task.parent is None and not continues
+        adopts = task is task.goal.root and not continues
         outputs = list(task.spec.outputs)
         if adopts:
             own = {output.name for output in outputs}
@@ -259,9 +256,12 @@ class Model(Twins):
             raise Refusal("oscillation")
         for task, spec in changed.items():
             task.spec = spec
+        target.goal.revision += 1
         generation.revision += 1
         generation.marks += [done, before, after]
         self._insert_revised(target, generation, added, kept, compiled)
+        for task in dropped:
+            task.dropped = True
         self._close(dropped, "cancelled")
 
     def _insert_revised(
@@ -318,6 +318,34 @@ class Model(Twins):
                 pool.refused(self.now + seconds, for_its_key=False)
         self._again(task)
 
+    # --- the reflector ---
+
+    def signal(self, goal: Goal, signal_id: str, action: str, task: Task) -> None:
+        """`control.signal`: a finding counts once."""
+        self._must_run(goal)
+        if signal_id in goal.signals:
+            return
+        goal.signals.add(signal_id)
+        match action:
+            case "retry" if task.state == "dispatched":
+                self._bill(task, task.hold, 0)
+                self._fail(task, retryable=True)
+            case "replan":
+                self._open_replan(goal.root)
+            case "pause":
+                self._pause(goal, "loop", self.limits.ask_timeout_seconds)
+            case "stop_loop" | "stop_off_topic":
+                self._finish(goal, {"stop_loop": "stopped_loop"}.get(action, "stopped_off_topic"))
+        self._follow()
+
+    def review(self, goal: Goal) -> None:
+        """`control.review`: at most one is open."""
+        self._must_run(goal)
+        reviews = [task for task in goal.tasks if task.lane == "reflect"]
+        if not any(task.open for task in reviews):
+            spec = TaskSpec(key=f"review-{len(reviews) + 1}", lane="reflect", max_failures=1)
+            Task(goal, None, 0, spec, "ready", lane="reflect")
+
     # --- tasks, by hand ---
 
     def replan(self, target: Task) -> None:
@@ -330,15 +358,18 @@ class Model(Twins):
         self._must_run(task.goal)
         if task.state == "skipped":
             return
-        if not task.open or task.parent is None:
+        if not task.open or task is task.goal.root:
             raise Refusal("not_open")
         self._close(dependants([task]), "skipped")
         self._close([task], "skipped")
         self._follow()
 
     def retry(self, task: Task) -> None:
-        """`control.retry`: a parked or waiting task goes on, a dead one is cloned with those it took along."""
-        self._must_run(task.goal)
+        """`control.retry`: a parked or waiting task goes on, a dead one is cloned with those it took along, an ended
+        goal is taken up again."""
+        if task.goal.status in ENDED:
+            self._reopen(task.goal)
+            return
         if task.state in ("parked", "retry_wait") and task.lane != "human":
             if task.over_budget:
                 raise Refusal("over_budget")
@@ -347,20 +378,37 @@ class Model(Twins):
         if task.state != "dead" or task.parent is None:
             raise Refusal("not_dead")
         generation = task.parent.generations[task.generation - 1]
-        useful = {other.key: other.key for other in task.siblings if other.state not in LOST}
+        useful = [other.key for other in task.siblings if other.state not in LOST]
         if any(_name(key) == _name(task.key) for key in useful):
             return  # it was retried already
         branch = [task, *without(task, [other for other in task.siblings if other.state == "skipped"])]
-        renamed = {one.key: f"{_name(one.key)}.r{generation.revision + 1}" for one in branch}
-        known = useful | renamed
-        operations: list[Operation] = []
-        for one in branch:
-            after = [known[key] for key in one.spec.after if key in known]
-            operations.append(
-                AddTask(task=one.spec.model_copy(update={"key": renamed[one.key], "after": after}))
-            )
+        clones = _clones(branch, generation.revision + 1, useful)
+        operations = [AddTask(task=spec) for spec in clones]
         self._apply_revision(task.parent, task.generation, generation.revision, operations, by_hand=True)
         self._follow()
+
+    def _reopen(self, goal: Goal) -> None:
+        """Under a new root come clones of what the last plan had not finished: of a task and its retries the newest,
+        and none that was dropped, or of which something is made by others. Without a plan it is planned anew."""
+        if goal.status == "done":
+            raise Refusal("goal_ended")
+        old = goal.root
+        plan = old.generations[-1] if old.generations and old.generations[-1].kind == "replace" else None
+        made = made_under(plan) if plan is not None else {}
+        clones = _clones(_unfinished(plan, set(made)), goal.revision + 1, ()) if plan is not None else []
+        if plan is not None and not clones:
+            raise Refusal("nothing_open")
+        inputs = [*old.spec.inputs, *sorted(made.keys() - set(old.spec.inputs))]
+        spec = old.spec.model_copy(update={"inputs": inputs})
+        wanted = [output.name for output in spec.outputs if output.name not in made]
+        compiled = self._compiled(clones, inputs, wanted) if clones else None
+        goal.revision += 1
+        goal.status, goal.reason, goal.ask_until = "planning" if plan is None else "running", None, None
+        goal.deadline = self.now + goal.seconds
+        goal.root = Task(goal, None, 0, spec, "ready" if plan is None else "expanded", lane="plan")
+        self.reloaded.add(goal.id)
+        if compiled is not None:
+            self._insert(goal.root, Generation("replace", made=made), clones, compiled.needs)
 
     def answer(self, task: Task, text: str = "well") -> None:
         """`control.answer`."""
@@ -437,6 +485,34 @@ def _check_spec(number: int, check: ProgramCheck | RubricCheck, made: dict[str, 
     return TaskSpec(
         key=f"check-{number}", lane="agent.judge", inputs=list(made), outputs=[verdict], max_failures=2
     )
+
+
+def _unfinished(plan: Generation, made: set[str]) -> list[Task]:
+    found: list[Task] = []
+    names = {_name(child.key) for child in plan.children if child.state == "succeeded"}
+    for child in reversed(plan.children):
+        outputs = {output.name for output in child.spec.outputs}
+        again = child.state == "succeeded" or _name(child.key) in names or outputs & made
+        if not again and not child.dropped and not is_replan(child.spec):
+            found.insert(0, child)
+            names.add(_name(child.key))
+            made |= outputs
+    return found
+
+
+def _clones(tasks: Sequence[Task], number: int, others: Iterable[str]) -> list[TaskSpec]:
+    """The same tasks under new keys, after those of them and of the others that they were after."""
+    renamed = {task.key: f"{_name(task.key)}.r{number}" for task in tasks}
+    known = {key: key for key in others} | renamed
+    return [
+        task.spec.model_copy(
+            update={
+                "key": renamed[task.key],
+                "after": [known[key] for key in task.spec.after if key in known],
+            }
+        )
+        for task in tasks
+    ]
 
 
 def _may_use(lanes: Sequence[str], lane: str) -> bool:

@@ -20,6 +20,7 @@ from support.model_tasks import (
     Task,
     dependants,
     is_replan,
+    made_under,
     orphans,
     under,
 )
@@ -160,7 +161,7 @@ class Fates:
             if task in sibling.needs:
                 self._wake(sibling)
         self._child_ended(task)
-        if task.parent is None:
+        if task is task.goal.root:
             self._after.append(lambda: self._finish(task.goal, "done"))
 
     def _close(self, tasks: Sequence[Task], state: str) -> None:
@@ -195,7 +196,7 @@ class Fates:
             self._after.append(lambda: self._count_votes(parent))
 
     def _end_with_children(self, parent: Task, generation: Generation) -> None:
-        made = {name: value for child in generation.children for name, value in child.made.items()}
+        made = made_under(generation)
         declared = [output.name for output in parent.spec.outputs]
         parent.made = {name: made[name] for name in declared if name in made}
         if len(parent.made) < len(declared):
@@ -236,7 +237,7 @@ class Fates:
 
     def _die(self, task: Task) -> None:
         goal, policy = task.goal, task.spec.on_dead
-        if policy == "fail_goal" and task.parent is not None:
+        if policy == "fail_goal" and task is not goal.root:
             self._close([task], "dead")
             self._after.append(lambda: self._finish(goal, "failed"))
             return
@@ -245,7 +246,7 @@ class Fates:
             return
         self._close(dependants([task]), "skipped")
         self._close([task], "dead")
-        if task.parent is None:
+        if task is goal.root:
             self._after.append(lambda: self._finish(goal, "failed"))
 
     def _open_replan(self, parent: Task | None) -> bool:

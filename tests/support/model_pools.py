@@ -76,6 +76,11 @@ class Pool:
         self.blocked_until = until if for_its_key else max(self.blocked_until, until)
         self.probes = for_its_key
 
+    def mended(self, now: float) -> None:
+        """Somebody says that the key works again."""
+        if self.probes and self.blocked_until > now:
+            self.blocked_until, self.probes = 0.0, False
+
     def too_many(self, now: float) -> str | None:
         """What went out beyond a limit in some span of time that ends with the call that just went; None is right. A
         second's worth may go at once, and one call more."""

@@ -33,6 +33,7 @@ class Generation:
     )  # revisions and plans that were, by which one is known again
     continuation: Any = None
     answer: dict[str, str] = field(default_factory=dict)  # outputs that wait for their checks
+    made: dict[str, str] = field(default_factory=dict)  # what the goal had made before it was taken up again
 
 
 @dataclass(eq=False)
@@ -54,6 +55,7 @@ class Task:
     announced: bool = False
     over_budget: bool = False  # parked, because what it serves costs more than is left
     shares: bool = False  # an equal task's result may be its own
+    dropped: bool = False  # by a revision
     twin: Task | None = None  # an equal task that is being done, for which it waits
     needs: list[Task] = field(default_factory=list)
     generations: list[Generation] = field(default_factory=list)
@@ -90,15 +92,18 @@ class Task:
     @property
     def path(self) -> tuple[Any, ...]:
         """What names it for good: keys are unique in a generation."""
-        above = self.parent.path if self.parent is not None else (self.goal.id,)
-        return (*above, self.generation, self.key)
+        if self.parent is not None:
+            return (*self.parent.path, self.generation, self.key)
+        before = self.goal.tasks[: self.goal.tasks.index(self)]
+        number = sum(other.parent is None and other.key == self.key for other in before)
+        return (self.goal.id, number, self.key)
 
     def given(self) -> dict[str, str]:
         """The values of its inputs: a sibling's, else the parent's."""
         if self.parent is None:
-            return dict(self.goal.inputs)
+            return {name: text for name, text in self.goal.inputs.items() if name in self.spec.inputs}
         generation = self.parent.generations[self.generation - 1]
-        known = {**self.parent.given(), **generation.answer}
+        known = {**self.parent.given(), **generation.answer, **generation.made}
         for sibling in generation.children:
             known |= sibling.made
         return {name: known[name] for name in self.spec.inputs if name in known}
@@ -111,7 +116,9 @@ class Goal:
     id: str
     owner: str
     budget: int
+    seconds: float  # from its beginning to its deadline, and again when it is taken up again
     deadline: float
+    revision: int = field(init=False, default=0)
     root: Task = field(init=False)
     inputs: dict[str, str] = field(default_factory=dict)
     status: str = "planning"
@@ -122,6 +129,7 @@ class Goal:
     overrun: int = 0
     bills: dict[tuple[Task, int], int] = field(default_factory=dict)  # open ones: their hold
     tasks: list[Task] = field(default_factory=list)
+    signals: set[str] = field(default_factory=set)  # findings of the reflector
     doing: dict[Hashable, Task] = field(default_factory=dict)  # by contract: who does it, or has done it
 
     @property
@@ -187,6 +195,14 @@ def dependants(tasks: Sequence[Task]) -> list[Task]:
 
 def orphans(siblings: Sequence[Task]) -> list[Task]:
     return dependants([task for task in siblings if task.state == "dead"])
+
+
+def made_under(generation: Generation) -> dict[str, str]:
+    """The values of a plan's names."""
+    made = dict(generation.made)
+    for child in generation.children:
+        made |= child.made
+    return made
 
 
 def under(task: Task) -> list[Task]:

@@ -256,7 +256,7 @@ _SNAPSHOT = """SELECT json_build_array(
      FROM task t JOIN task_spec s ON s.id = t.id JOIN goal g ON g.num = t.goal),
     (SELECT json_object_agg(goal_id, json_build_object(
         'status', status, 'reason', reason, 'budget', budget, 'spent', spent, 'held', held, 'overrun', overrun,
-        'next_seq', next_seq)) FROM goal),
+        'next_seq', next_seq, 'deadline', extract(epoch FROM deadline))) FROM goal),
     (SELECT json_object_agg(pool, json_build_object(
         'next_request', extract(epoch FROM next_request), 'next_tokens', extract(epoch FROM next_tokens),
         'blocked_until', extract(epoch FROM blocked_until), 'probes', blocked_reason IS NOT NULL,

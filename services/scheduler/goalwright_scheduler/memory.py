@@ -111,7 +111,7 @@ class Memory:
                 self.lines.pop(goal, None)
                 self.contracts.pop(goal, None)
         self.ready.push(change.ready)
-        if change.moved and self.short_goals:
+        if self.short_goals and (change.moved or change.reload):
             change.reload |= await self._eased(change, db)
         for goal in change.reload:
             self.short_goals.pop(goal, None)
@@ -121,12 +121,12 @@ class Memory:
             await self._refill(db, empty)
 
     async def _eased(self, change: Change, db: Db) -> set[int]:
-        """Goals that lacked money and whose owner's account has been settled by another goal's call."""
+        """Goals that lacked money and whose owner has some again: a call of another goal was settled, or did not go."""
         rows = await db.fetch(
             """SELECT g.num FROM goal g JOIN account a ON a.owner = g.owner
                WHERE g.num = ANY($1::bigint[]) AND EXISTS (
                    SELECT FROM goal payer WHERE payer.owner = g.owner AND payer.num = ANY($2::bigint[]))""",
-            list(self.short_goals), [goal for goal, _ in change.moved],
+            list(self.short_goals), [*change.reload, *(goal for goal, _ in change.moved)],
         )  # fmt: skip
         return {row["num"] for row in rows}
 

@@ -46,15 +46,19 @@ async def reopen(change: Change, goal: Any) -> list[str]:
     """An ended goal goes on: clones of all that it had not finished, under a new root task, with the time that it
     had at first. Returns their keys; none when there was no plan yet, and it is planned anew. Raises `Refused`."""
     old = (await change.load([goal["root_task"]]))[goal["root_task"]]
-    rows = await _generation(change, old.id, old.expansions)
+    planned = await change.db.fetchval(
+        "SELECT kind = 'replace' FROM expansion WHERE parent = $1 AND generation = $2", old.id, old.expansions
+    )
+    rows = await _generation(change, old.id, old.expansions) if planned else []
     rows = [row for row in rows if not replans.is_replan(row.lane, row.key)]
     made = await change.db.fetch(
         """SELECT a.name, a.task, a.ref FROM artifact a JOIN task t ON t.id = a.task
            WHERE a.goal = $1 AND a.scope = $2 AND a.generation = $3 AND t.state = 'succeeded'""",
         goal["num"], old.id, old.expansions,
     )  # fmt: skip
+    made = made if planned else []
     names = {row["name"] for row in made}
-    clones = _clones([row.spec for row in rows if row.state is not State.SUCCEEDED], (), goal["revision"] + 1)
+    clones = _clones(await _unfinished(change, rows, names), (), goal["revision"] + 1)
     if rows and not clones:
         raise Refused("nothing_open", f"goal {goal['goal_id']} has finished all its tasks")
     spec = old.spec.model_copy(update={"inputs": [*old.spec.inputs, *sorted(names - set(old.spec.inputs))]})
@@ -76,7 +80,8 @@ async def reopen(change: Change, goal: Any) -> list[str]:
 async def _go_on(change: Change, goal: Any, status: GoalStatus) -> None:
     await change.db.execute(
         """UPDATE goal SET status = $2, reason = NULL, finished_at = NULL, closing = NULL, ask_until = NULL,
-               fenced = $3, revision = revision + 1, deadline = $4::timestamptz + (deadline - created_at)
+               fenced = $3, revision = revision + 1, begun_at = $4,
+               deadline = $4::timestamptz + (deadline - coalesce(begun_at, created_at))
            WHERE num = $1""",
         goal["num"], str(status), money.fence(goal["budget"], change.lanes), change.now,
     )  # fmt: skip
@@ -103,6 +108,26 @@ async def _generation(change: Change, parent: int, generation: int) -> list[Task
     )
     rows = await change.load([r["id"] for r in found])
     return [rows[r["id"]] for r in found]
+
+
+async def _unfinished(change: Change, rows: Sequence[TaskRow], made: set[str]) -> list[TaskSpec]:
+    """What is to be done of a plan that has ended: of a task and its retries the newest, and none that was dropped or
+    of which something is made by others."""
+    dropped = await change.db.fetch(
+        "SELECT DISTINCT task FROM task_result WHERE task = ANY($1::bigint[]) AND kind = $2",
+        [row.id for row in rows], revision.DROPPED,
+    )  # fmt: skip
+    gone = {row["task"] for row in dropped}
+    made, known = set(made), {_name(row.key) for row in rows if row.state is State.SUCCEEDED}
+    found: list[TaskSpec] = []
+    for row in reversed(rows):
+        outputs = {output.name for output in row.spec.outputs}
+        again = row.state is State.SUCCEEDED or _name(row.key) in known or outputs & made
+        if not again and row.id not in gone:
+            found.append(row.spec)
+            known.add(_name(row.key))
+            made |= outputs
+    return found[::-1]
 
 
 def _dead_branch(row: TaskRow, siblings: Sequence[TaskRow]) -> list[TaskSpec]:

@@ -24,6 +24,9 @@ from goalwright_scheduler.core import money, submission
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.core.states import FINAL, State
 
+DROPPED = "dropped"
+"""How a task has ended that a revision dropped, beside being cancelled: nobody takes it up again."""
+
 
 async def apply(
     change: Change,
@@ -86,6 +89,7 @@ async def apply(
     told = await _add(change, target, generation, rows, added, compiled)
     await _rewire(change, target, generation, compiled)
     for key, why in dropped.items():
+        change.record(rows[key], DROPPED, summary=why)
         await tasks.close(change, [rows[key].id], State.CANCELLED, why or "dropped by a revision")
     await ranking.rerank(change, target, generation, [*kept, *added], compiled)
     change.admit.add(target.goal)

@@ -77,6 +77,7 @@ goal = Table(
     Column("deadline", _moment, nullable=False),
     Column("ask_until", _moment),
     Column("finished_at", _moment),
+    Column("begun_at", _moment),  # again, when it had ended: its time runs from then
     UniqueConstraint("owner", "goal_id", name="goal_owner_id"),
     CheckConstraint(_one_of("status", GoalStatus), name="goal_status"),
     CheckConstraint("spent >= 0 AND held >= 0 AND overrun >= 0", name="goal_money_positive"),

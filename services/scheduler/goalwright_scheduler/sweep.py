@@ -39,6 +39,7 @@ class Leases:
 async def sweep(change: Change, leases: Leases, due: Sequence[int]) -> None:
     """One pass; `due` are the tasks whose time may have come."""
     rows = await change.fetch("expired", due) if due else []
+    rows = sorted(rows, key=lambda row: (row["due_at"], row["id"]))  # who is first due, first
     over = [row["id"] for row in rows if row["due_at"] <= change.now and row["state"] != State.RETRY_WAIT]
     waits = [row["id"] for row in rows if row["state"] == State.RETRY_WAIT]
     for row in await change.fetch("wake", change.now, waits) if waits else []:
@@ -47,10 +48,7 @@ async def sweep(change: Change, leases: Leases, due: Sequence[int]) -> None:
     change.due += [  # until it waits for no time any more
         (row["due_at"] if row["due_at"] > change.now else later, row["id"]) for row in rows
     ]
-    loaded = await change.load(over)
-    for task in (
-        loaded[number] for number in dict.fromkeys(due) if number in loaded
-    ):  # who is first due, first
+    for task in (await change.load(over)).values():
         if task.state is State.PARKED:
             await _unanswered(change, task)
         elif task.id in leases.unconfirmed:
