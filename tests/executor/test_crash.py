@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -28,7 +27,8 @@ from goalwright_shared.messages import ProgramSpec
 async def main():
     scratch, sandbox = Scratch(Path(sys.argv[1])), make(sys.argv[3])
     await scratch.start()
-    assert await sandbox.check() is None
+    problem = await sandbox.check()
+    assert problem is None, problem
     async with scratch.folder() as home:
         (home / "job" / "in").mkdir(parents=True)
         source = (
@@ -73,10 +73,13 @@ async def test_sigkill_of_the_executor_leaves_no_process_and_no_folder(folder: P
         assert executor.stdout is not None
         ups = 0
         while ups < 4:
-            ups += (await asyncio.wait_for(executor.stdout.read(100), 20)).count(b"up")
+            said = await asyncio.wait_for(executor.stdout.read(100), 20)
+            assert said, f"the executor ended with {await executor.wait()}"
+            ups += said.count(b"up")
         assert len(carrying(mark, but=executor.pid)) >= 4
     finally:
-        os.kill(executor.pid, signal.SIGKILL)
+        if executor.returncode is None:
+            executor.send_signal(signal.SIGKILL)
         await executor.wait()
     await eventually(lambda: carrying(mark, but=executor.pid) == [])
     [left] = contents(folder)
