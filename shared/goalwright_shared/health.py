@@ -33,6 +33,11 @@ class Health:
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def url(self) -> str:
+        """Where it answers; with port 0 known once it has started."""
+        return f"http://{self._host}:{self._port}"
+
     async def start(self) -> None:
         """Listen; logs the address."""
         listener = socket.create_server((self._host, self._port))
@@ -52,7 +57,7 @@ class Health:
         # uvicorn would take the process's signals; there is one handler per process, and it is not this one
         self._server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]), name="health")
-        log.info("health", live=f"http://{self._host}:{self._port}/live")
+        log.info("health", live=f"{self.url}/live")
 
     async def stop(self) -> None:
         """Stop listening; idempotent."""
