@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -68,7 +69,10 @@ async def test_sigkill_of_the_executor_leaves_no_process_and_no_folder(folder: P
         pytest.skip(f"{name} does not isolate here: {problem}")
     mark = f"crash-{uuid.uuid4().hex}"
     command = [sys.executable, "-c", _EXECUTOR, str(folder), mark, name]
-    executor = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    tests = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    executor = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": tests}
+    )
     try:
         assert executor.stdout is not None
         ups = 0
