@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,6 +57,32 @@ def test_lower_of_what_was_set_and_what_headers_tell_counts() -> None:
     unset = rate.learned(PoolRate("p"), None, 500)
     assert (unset.requests, unset.tokens) == (None, 500)
     assert rate.learned(unset, None, 900).tokens == 900
+
+
+@given(old=st.integers(1, 6_000), new=st.integers(1, 6_000), gone=st.integers(1, 50))
+def test_what_has_gone_is_counted_by_a_new_limit(old: int, new: int, gone: int) -> None:
+    now = 1000.0
+    busy = replace(POOL, requests_per_minute=old, tokens_per_minute=None, next_request=now + gone * 60 / old)
+    changed = rate.limited(busy, now, new, None)
+    assert changed.next_request == pytest.approx(now + gone * 60 / new)
+    assert rate.limited(busy, now, None, None).next_request == now
+    assert rate.limited(busy, now, old, None) is busy
+
+
+async def test_limit_that_is_raised_while_a_scheduler_leads_is_live(system: System) -> None:
+    await store_lanes(system.dsn, LANES, [PoolLimit(pool="k/m", requests_per_minute=1)])
+    await system.start_scheduler()
+    gone = asyncio.Event()
+
+    def answer(work: Any) -> dict[str, Any]:
+        gone.set()
+        return {**echo(work), **USED}
+
+    system.perform("agent.ask", answer, client="service")
+    goal = await system.submit(plan={"tasks": [ask(f"t{n}") for n in range(4)]})
+    await gone.wait()
+    await store_lanes(system.dsn, LANES, [PoolLimit(pool="k/m", requests_per_minute=6_000)])
+    assert (await system.finished(goal))["status"] == "done"
 
 
 def test_tokens_that_were_not_sent_are_given_back() -> None:

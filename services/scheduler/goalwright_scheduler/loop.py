@@ -327,6 +327,8 @@ class Loop:
     async def _commit(self, items: Sequence[Item], *, tick: bool) -> None:
         answers = _Answers()
         self._published += self._publisher.settled()
+        if tick:
+            await self._memory.learn(self._db)
         async with self._db.transaction():
             change = await self._begin()
             await self._apply(change, items, answers)
@@ -454,7 +456,6 @@ class Loop:
             )
 
     async def _sweep(self, change: Change) -> None:
-        await self._memory.learn_lanes(change.db)
         if self._day != change.now.astimezone(UTC).date():
             await accounts.begin_day(change, witnessed=self._day is not None)
         if self._work_was_lost:

@@ -11,7 +11,7 @@ from goalwright_shared.messages import Alive, Lane
 
 from goalwright_scheduler.admission import Admissions
 from goalwright_scheduler.change import Change, Flight, GoalLine
-from goalwright_scheduler.core import money
+from goalwright_scheduler.core import money, rate
 from goalwright_scheduler.core.due import DueTimes
 from goalwright_scheduler.core.rate import PoolRate
 from goalwright_scheduler.core.ready import CACHE_PER_LANE, ReadyTasks
@@ -24,10 +24,12 @@ Db: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class Memory:
-    """Lanes, ready tasks, rates, and who may run. Changed only after commits (`take`) and by `load`."""
+    """Lanes, ready tasks, rates, and who may run. Changed only from what is committed: by `load`, `learn` and
+    `take`."""
 
     def __init__(self) -> None:
         self.lanes: dict[str, Lane] = {}
+        self._lane_texts: dict[str, str] = {}  # as they are stored: lanes are read often and seldom change
         self.rates: dict[str, PoolRate] = {}
         self.ready = ReadyTasks()
         self.admissions = Admissions()
@@ -57,16 +59,20 @@ class Memory:
         self._due.add((row["due_at"].timestamp(), row["id"]) for row in await db.fetch(SQL["load_due"]))
         self.leaders = {row["leader"] for row in await db.fetch("SELECT DISTINCT leader FROM follower")}
 
-    async def learn_lanes(self, db: Db) -> None:
-        """Lanes that `goalwright topology apply` has stored since: live without another leader."""
-        new = {name: lane for name, lane in (await load_lanes(db)).items() if self.lanes.get(name) != lane}
-        pools = {lane.pool for lane in new.values() if lane.pool} - self.rates.keys()
-        for row in (
-            await db.fetch("SELECT * FROM rate WHERE pool = ANY($1::text[])", list(pools)) if pools else ()
-        ):
-            self.rates[row["pool"]] = pool_rate(row)
-        self.lanes.update(new)
-        self._charge(new)
+    async def learn(self, db: Db) -> None:
+        """Lanes and limits that `goalwright topology apply` has stored since: live without another leader."""
+        rows = await db.fetch("SELECT name, lane FROM lane ORDER BY name")
+        new = [row["lane"] for row in rows if self._lane_texts.get(row["name"]) != row["lane"]]
+        if new:
+            self._lane_texts = {row["name"]: row["lane"] for row in rows}
+            lanes = {lane.name: lane for lane in map(Lane.model_validate_json, new)}
+            self.lanes |= lanes
+            self._charge(lanes)
+        for row in await db.fetch("SELECT *, goalwright_clock() AS now FROM rate"):
+            stored, now = pool_rate(row), row["now"].timestamp()
+            known = self.rates.setdefault(stored.pool, stored)
+            limits = stored.requests_per_minute, stored.tokens_per_minute
+            self.rates[stored.pool] = rate.limited(known, now, *limits)
 
     def _charge(self, lanes: dict[str, Lane]) -> None:
         """Turns between goals are charged with what a dispatch reserves."""

@@ -60,6 +60,25 @@ def spend(rate: PoolRate, now: float, tokens: int) -> PoolRate | None:
     return replace(rate, next_request=request, next_tokens=token, blocked_until=blocked)
 
 
+def limited(rate: PoolRate, now: float, requests: int | None, tokens: int | None) -> PoolRate:
+    """The pool with other limits a minute set for it. What has gone is counted by the new ones: who raises a limit need
+    not wait out the old one."""
+    if (requests, tokens) == (rate.requests_per_minute, rate.tokens_per_minute):
+        return rate
+    new = replace(rate, requests_per_minute=requests, tokens_per_minute=tokens)
+    return replace(
+        new,
+        next_request=_rescaled(rate.next_request, now, rate.requests, new.requests),
+        next_tokens=_rescaled(rate.next_tokens, now, rate.tokens, new.tokens),
+    )
+
+
+def _rescaled(next_at: float, now: float, old: int | None, new: int | None) -> float:
+    if next_at <= now or not old:
+        return next_at
+    return now + (next_at - now) * old / new if new else now
+
+
 def learned(rate: PoolRate, requests: int | None, tokens: int | None) -> PoolRate:
     """The pool after a provider has told its limits, or one of them."""
     return replace(rate, told_requests=requests or rate.told_requests, told_tokens=tokens or rate.told_tokens)
