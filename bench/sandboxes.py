@@ -8,6 +8,7 @@ else the machine does falls on all of them; ratios are taken within a round.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import queue
@@ -17,7 +18,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,11 +69,11 @@ class Contestant(Protocol):
 
 @dataclass
 class Floor:
-    """The interpreter that programs run under, with no sandbox around it."""
+    """An interpreter with no sandbox around it."""
 
     programs: int
-    name: str = FLOOR
-    options: Sequence[str] = ()
+    name: str
+    python: Path
     most_at: int = _ANY
 
     def one(self) -> None:
@@ -82,7 +83,7 @@ class Floor:
             (home / "out").mkdir()
             (home / "main.py").write_text(_SOURCE)
             done = subprocess.run(
-                [str(base_python()), *self.options, "main.py"],
+                [str(self.python), "main.py"],
                 cwd=home,
                 env={"PATH": os.environ["PATH"]},
                 start_new_session=True,  # as sandboxes do: a group of its own for the kernel's scheduler
@@ -95,6 +96,14 @@ class Floor:
 
     def close(self) -> None:
         """Nothing."""
+
+
+@contextlib.contextmanager
+def _empty_environment() -> Iterator[Path]:
+    """What a program finds in a sandbox: the interpreter, and nothing installed that would start with it."""
+    with tempfile.TemporaryDirectory(prefix="goalwright-bench-") as folder:
+        subprocess.run([str(base_python()), "-m", "venv", "--without-pip", folder], check=True)
+        yield Path(folder, "bin", "python")
 
 
 @dataclass
@@ -224,25 +233,31 @@ def play(contestants: Sequence[Contestant], at: int) -> dict[str, Round]:
 
 async def compare(programs: int, at: Sequence[int], rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
     """A row for each contestant and number at a time, and why others are missing."""
-    contestants, missing = await _contestants(programs, max(at))
     rows: dict[tuple[str, int], list[dict[str, float]]] = {}
-    try:
-        for number in at:
-            for _ in range(rounds):
-                floor: dict[str, float] | None = None
-                for name, round in (
-                    await asyncio.to_thread(play, _that_can(contestants, number), number)
-                ).items():
-                    figures = round.figures(floor)
-                    floor = floor or figures
-                    rows.setdefault((name, number), []).append(figures)
-    finally:
-        for contestant in contestants:
-            await asyncio.to_thread(contestant.close)
+    with _empty_environment() as python:
+        contestants, missing = await _contestants(programs, max(at), python)
+        try:
+            await asyncio.to_thread(_rounds, contestants, at, rounds, rows)
+        finally:
+            for contestant in contestants:
+                await asyncio.to_thread(contestant.close)
     return [
         {"sandbox": name, "at": number, "runs": runs, "median": {key: _median(runs, key) for key in runs[0]}}
         for (name, number), runs in rows.items()
     ], missing
+
+
+def _rounds(
+    contestants: Sequence[Contestant], at: Sequence[int], rounds: int,
+    rows: dict[tuple[str, int], list[dict[str, float]]],
+) -> None:  # fmt: skip
+    for number in at:
+        for _ in range(rounds):
+            floor: dict[str, float] | None = None
+            for name, round in play(_that_can(contestants, number), number).items():
+                figures = round.figures(floor)
+                floor = floor or figures
+                rows.setdefault((name, number), []).append(figures)
 
 
 def _that_can(contestants: Sequence[Contestant], at: int) -> list[Contestant]:
@@ -253,10 +268,13 @@ def _median(runs: Sequence[Mapping[str, float]], key: str) -> float:
     return round(statistics.median(run[key] for run in runs), 3)
 
 
-async def _contestants(programs: int, slots: int) -> tuple[list[Contestant], list[str]]:
+async def _contestants(programs: int, slots: int, python: Path) -> tuple[list[Contestant], list[str]]:
     loop, settings = asyncio.get_running_loop(), ExecutorSettings()
     image = settings.program_image
-    found: list[Contestant] = [Floor(programs), Floor(programs, f"{FLOOR}, -S", ("-S",))]
+    found: list[Contestant] = [
+        Floor(programs, FLOOR, python),
+        Floor(programs, f"{FLOOR}, as it is installed here", base_python()),
+    ]
     missing: list[str] = []
     bubblewrap = Bubblewrap(slots=slots, libraries=libraries.ensure(settings))
     for sandbox in (bubblewrap, Docker(slots=slots, image=image)):

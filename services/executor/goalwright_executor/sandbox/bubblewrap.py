@@ -12,6 +12,7 @@ import contextlib
 import os
 import platform
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -115,9 +116,10 @@ class Bubblewrap:
                 killed = group.kills() if group else 0
                 with (
                     report.open("wb") as file,
-                    self._started(uid, job, limits, group) as (process, pipe),
+                    self._started(uid, job, limits, group) as (process, pipe, info),
+                    _first_process(info) as first,
                 ):
-                    watch = Watch(process, file, pipe, limits, on_output)
+                    watch = Watch(process, file, pipe, first, limits, on_output)
                     watches.put(watch)
                     code = watch.run()
                 starved = group is not None and group.kills() > killed
@@ -133,31 +135,35 @@ class Bubblewrap:
     @contextlib.contextmanager
     def _started(
         self, uid: int, job: Job, limits: Limits, group: Group | None
-    ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-        """The launcher, and the read end of the report pipe; everything is closed behind it."""
-        filter = seccomp.descriptor()
-        command = self._command(uid, job, limits, filter)
-        read, write = os.pipe()
-        try:
+    ) -> Iterator[tuple[subprocess.Popen[bytes], int, int]]:
+        """The launcher, and the read ends of its report and of what it tells about itself; all is closed behind it."""
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as its:
+            pipes = []
+            for _ in range(2):
+                read, write = os.pipe()
+                ours.callback(os.close, read)
+                its.callback(os.close, write)
+                pipes.append((read, write))
+            (report, its_report), (info, its_info) = pipes
+            passed = [its_info]
+            if (filter := seccomp.descriptor()) is not None:
+                its.callback(os.close, filter)
+                passed.append(filter)
+            command = self._command(uid, job, limits, filter, its_info)
             process = subprocess.Popen(
                 group.joining(command) if group else command,
-                stdin=write,  # the shell inside writes its report there; the program gets another stdin
+                stdin=its_report,  # the shell inside writes its report there; the program gets another stdin
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=[] if filter is None else [filter],
+                pass_fds=passed,
                 env={},
                 cwd="/",
             )
-            os.close(write)
-            write = -1
+            its.close()
             with process:
-                yield process, read
-        finally:
-            for fd in (read, write, -1 if filter is None else filter):
-                if fd >= 0:
-                    os.close(fd)
+                yield process, report, info
 
-    def _command(self, uid: int, job: Job, limits: Limits, filter: int | None) -> list[str]:
+    def _command(self, uid: int, job: Job, limits: Limits, filter: int | None, info: int) -> list[str]:
         stdin = "/run/stdin" if job.program.stdin is not None else "/dev/null"
         processes = str(limits.processes + _OWN_PROCESSES)
         return [
@@ -166,6 +172,7 @@ class Bubblewrap:
             *self._mounts(job, limits),
             *self._environment(),
             *(["--seccomp", str(filter)] if filter is not None else []),
+            *("--info-fd", str(info)),
             "--",
             *_drop_to(uid),
             *("/bin/sh", "-c", inside.SHELL, "sh", processes, stdin),
@@ -217,6 +224,25 @@ class Bubblewrap:
         if self._has_libraries():
             values["PYTHONPATH"] = LIBRARIES
         return ["--clearenv", *(word for pair in values.items() for word in ("--setenv", *pair))]
+
+
+@contextlib.contextmanager
+def _first_process(info: int) -> Iterator[tree.First | None]:
+    """What bubblewrap tells of the first process inside, as soon as there is one; None when it is gone already, or
+    bubblewrap ended before."""
+    told = b""
+    while part := os.read(info, 1024):
+        told += part
+    found = re.search(rb'"child-pid": *(\d+)', told)
+    try:
+        first = tree.First(int(found[1]), os.pidfd_open(int(found[1]))) if found else None
+    except ProcessLookupError:
+        first = None
+    try:
+        yield first
+    finally:
+        if first is not None:
+            os.close(first.pidfd)
 
 
 def _group_bytes(limits: Limits) -> int:

@@ -22,6 +22,14 @@ class Usage:
     pids: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class First:
+    """The first process of a process namespace: when it is gone, so are all the others."""
+
+    pid: int
+    pidfd: int
+
+
 def is_visible() -> bool:
     """Whether the kernel lists child processes; without, nothing here sees a tree."""
     return Path(f"/proc/self/task/{threading.get_native_id()}/children").exists()

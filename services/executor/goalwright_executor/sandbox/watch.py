@@ -35,6 +35,7 @@ class Watch:
     process: subprocess.Popen[bytes]
     report: BinaryIO  # where to write what comes through the report pipe
     report_pipe: int
+    first: tree.First | None  # inside, and the last to die; None when it was never there or is gone already
     limits: Limits
     on_output: OnOutput
     limit: Limit | None = None
@@ -45,8 +46,6 @@ class Watch:
     _stdout: int = -1
     _reported: int = 0
     _cancelled: threading.Event = field(default_factory=threading.Event)
-    _init: int | None = None  # pidfd of the first process inside
-    _root: str = ""  # its root folder, as seen from here
 
     def cancel(self) -> None:
         """Kill the tree soon; `run` then raises `Cancelled`."""
@@ -76,8 +75,6 @@ class Watch:
             os.close(ended)
             self._kill()
             self.process.wait()
-            if self._init is not None:
-                os.close(self._init)
         if self._cancelled.is_set():
             raise Cancelled
         return code
@@ -124,7 +121,6 @@ class Watch:
 
     def _look(self, elapsed: float) -> None:
         used = tree.usage(self.process.pid)
-        self._follow_init()
         resident = used.resident_bytes
         if resident > self.limits.memory_bytes:
             resident = min(resident, tree.proportional_bytes(used.pids))
@@ -137,29 +133,24 @@ class Watch:
         elif elapsed > self.limits.seconds or used.cpu_seconds > self.limits.seconds + 1:
             self._end(Limit.TIMEOUT)
 
-    def _follow_init(self) -> None:
-        """Hold the first process inside by a pidfd, to know when the last one is gone."""
-        if self._init is None:
-            with contextlib.suppress(OSError):
-                for pid in tree.children(self.process.pid):
-                    self._init, self._root = os.pidfd_open(pid), f"/proc/{pid}/root"
-
     def _files(self) -> int:
         """Files and folders in the fuller one of its two tmpfs: bubblewrap cannot limit their number."""
-        most = 0
+        if self.first is None:
+            return 0
+        most, root = 0, f"/proc/{self.first.pid}/root"
         for folder in _FOLDERS:
             with contextlib.suppress(OSError):  # not mounted yet, or gone
-                if os.stat(f"{self._root}/").st_dev == os.stat("/").st_dev:
+                if os.stat(f"{root}/").st_dev == os.stat("/").st_dev:
                     continue  # still in the machine's own folders
-                found = os.statvfs(f"{self._root}/{folder}")
+                found = os.statvfs(f"{root}/{folder}")
                 most = max(most, found.f_files - found.f_ffree)
         return most
 
     def _await_the_last(self) -> None:
-        """The first process inside dies last: the kernel has killed all others before it is gone."""
-        if self._init is not None:
+        """The kernel has killed all others before the first process inside is gone."""
+        if self.first is not None:
             waiting = select.poll()
-            waiting.register(self._init, select.POLLIN)
+            waiting.register(self.first.pidfd, select.POLLIN)
             waiting.poll(_GONE_MILLISECONDS)
 
     def _end(self, limit: Limit) -> None:
