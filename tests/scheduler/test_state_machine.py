@@ -824,6 +824,21 @@ FOUND: dict[str, Story] = {
         ("answer_late", {"which": 7, "again": True, "usage": 0}),
         ("tick", {"seconds": 61}),
     ],
+    "a task that became a plan and revised another one serves no equal task": [
+        a_plan((4, 35, 9), sharing="across goals", allowed=0.007),
+        ("submit_a_plan", {
+            "drawn": [(2, 107, 0), (0, 61, 0), (11, 84, 0), (0, 96, 1)], "owner": "other", "budget": 1.0, "soon": False
+        }),
+        ("revise", {"which": 0, "of": 0, "drawn": [(0, 0, 0)], "dropped": 0, "stale": False}),
+        ("ask_of_a_task", {"which": 0, "verb": "retry"}),
+        ("fail", {"which": 3, "how": "crash", "usage": 0}),
+        *[("fail", {"which": 0, "how": how, "usage": 0}) for how in ("crash", "crash", "too_big", "crash")],
+        *[("ask_of_a_task", {"which": which, "verb": "retry"}) for which in (24, 19)],
+        ("revise", {"which": 0, "of": 0, "drawn": [(0, 0, 0)], "dropped": 0, "stale": False}),
+        ("revise", {
+            "which": 0, "of": 2, "drawn": [(0, 109, 5), *[(0, 0, 0)] * 4], "dropped": 2, "stale": False
+        }),
+    ],
 }  # fmt: skip
 """What the machine found once, as short as it made it."""
 
