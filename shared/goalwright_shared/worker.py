@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -77,6 +77,15 @@ _Try = tuple[str, int]
 """A task and its epoch: two epochs of one task may be here at once."""
 
 
+@dataclass(frozen=True)
+class _Running:
+    """A try that runs, and the delivery it answers."""
+
+    task: asyncio.Task[Outcome]
+    work: Work
+    message: Msg
+
+
 class Worker:
     """A part: `slots` concurrent tries over each of `lanes`.
 
@@ -100,11 +109,8 @@ class Worker:
         self._lanes, self._slots_per_lane, self._perform = tuple(lanes), slots, perform
         self._name, self._drain_seconds = name, drain_seconds
         self._draining = asyncio.Event()
-        self._running: dict[_Try, asyncio.Task[Outcome]] = {}
-        self._lane_of: dict[_Try, str] = {}
-        self._announced: dict[
-            str, float
-        ] = {}  # when all tries of a lane were, in seconds of the monotonic clock
+        self._running: dict[_Try, _Running] = {}
+        self._presences: dict[str, asyncio.Task[None]] = {}  # by lane, while anything of it runs
         self._cancelled: set[_Try] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._cancel_subscription: Any = None
@@ -127,14 +133,17 @@ class Worker:
             return
         self._draining.set()
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=self._drain_seconds)
-        for task in self._running.values():
-            task.cancel()
+            running = [one.task for one in self._running.values()]
+            await asyncio.wait(running, timeout=self._drain_seconds)
+        for one in self._running.values():
+            one.task.cancel()
         if self._loops:
             _, late = await asyncio.wait(self._loops, timeout=_LEAVE_SECONDS)
             for loop in late:  # its task comes again when the lease has expired
                 loop.cancel()
             await asyncio.gather(*self._loops, return_exceptions=True)
+        for presence in self._presences.values():
+            presence.cancel()
         if self._cancel_subscription is not None:
             with contextlib.suppress(NatsError):
                 await self._cancel_subscription.unsubscribe()
@@ -223,9 +232,11 @@ class Worker:
         attempt = Attempt(work, self._client, self._artifacts, _of_owner(self._query, work.owner))
         task = asyncio.create_task(self._performed(work, attempt))
         key = (work.task_id, work.epoch)
-        self._running[key], self._lane_of[key] = task, work.lane
-        presence = asyncio.create_task(self._keep_alive(work, message))
+        self._running[key] = _Running(task, work, message)
         try:
+            await self._announce(work.lane, [key])
+            if work.lane not in self._presences or self._presences[work.lane].done():
+                self._presences[work.lane] = asyncio.create_task(self._keep_alive(work.lane))
             return await task
         except asyncio.CancelledError:
             if key in self._cancelled:
@@ -234,9 +245,8 @@ class Worker:
                 return self._handed_back(work)
             return _failed(work, "internal_error", "the performer cancelled itself", retryable=True)
         finally:
-            presence.cancel()
             self._cancelled.discard(key)
-            del self._running[key], self._lane_of[key]
+            del self._running[key]
 
     async def _performed(self, work: Work, attempt: Attempt) -> Outcome:
         try:
@@ -248,26 +258,26 @@ class Worker:
             log.exception("performer failed")
             return _failed(work, "internal_error", f"{type(error).__name__}: {error}", retryable=True)
 
-    async def _keep_alive(self, work: Work, message: Msg) -> None:
-        """Announce the task at once, then with all others of its lane about every third of its lease; extend the
-        delivery beside it. One message tells of hundreds of calls, so that the scheduler hears little of them."""
-        pause = max(0.2, min(work.lease_seconds, topology.PRESENCE_SECONDS) / 3)
-        with contextlib.suppress(NatsError):
-            await self._announce(work.lane, [(work.task_id, work.epoch)])
-        while True:
-            await asyncio.sleep(pause)
-            now = time.monotonic()
-            with contextlib.suppress(NatsError):
-                if now - self._announced.get(work.lane, 0.0) > pause / 2:
-                    self._announced[work.lane] = now
-                    await self._announce(
-                        work.lane, [one for one, lane in self._lane_of.items() if lane == work.lane]
-                    )
-                await message.in_progress()
+    async def _keep_alive(self, lane: str) -> None:
+        """Tell of all that runs in a lane about every third of a lease, and extend the deliveries. One message tells of
+        hundreds of calls, so that the scheduler hears little of them."""
+        while running := self._of(lane):
+            lease = min(one.work.lease_seconds for one in running.values())
+            await asyncio.sleep(max(0.2, min(lease, topology.PRESENCE_SECONDS) / 3))
+            if not (running := self._of(lane)):
+                return
+            await self._announce(lane, list(running))
+            for one in running.values():
+                with contextlib.suppress(NatsError):  # answered meanwhile, or NATS is away
+                    await one.message.in_progress()
+
+    def _of(self, lane: str) -> dict[_Try, _Running]:
+        return {key: one for key, one in self._running.items() if one.work.lane == lane}
 
     async def _announce(self, lane: str, tasks: list[_Try]) -> None:
         alive = Alive(worker=self._name, slots=self._slots_per_lane, tasks=tasks)
-        await self._client.publish(subjects.alive(lane), alive.to_json())
+        with contextlib.suppress(NatsError):  # NATS is away: what runs is told when it is back
+            await self._client.publish(subjects.alive(lane), alive.to_json())
 
     async def _publish(self, lane: str, outcome: Outcome) -> None:
         """Publish and wait for the stream's confirmation, for as long as it takes."""
@@ -305,10 +315,10 @@ class Worker:
 
     async def _on_cancel(self, message: Msg) -> None:
         task_id = message.subject.rsplit(".", 1)[-1]
-        for key, task in self._running.items():
+        for key, one in self._running.items():
             if key[0] == task_id:
                 self._cancelled.add(key)
-                task.cancel()
+                one.task.cancel()
 
 
 def _of_owner(query: Query, owner: str) -> Query:

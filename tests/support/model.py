@@ -219,6 +219,8 @@ class Model(Twins):
             self._again(task, turns=1)
 
     def _revise(self, task: Task, outcome: Revise) -> None:
+        if task is task.goal.root or task.spec.outputs:
+            raise Refusal("not_planned")
         target = self.find(int(outcome.target_task_id))
         if target is None or target.goal is not task.goal:
             raise Refusal("unknown_task")

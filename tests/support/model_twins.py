@@ -59,9 +59,7 @@ class Twins(Fates):
             equals[0].goal.doing[said] = equals[0]
             self.equals.append(equals)
         for task, twin in takes:
-            values = [twin.made[output.name] for output in twin.spec.outputs if output.name in twin.made]
-            if len(values) < len(task.spec.outputs):
-                continue  # it ended otherwise (by revising another task's plan): done after all
+            values = [twin.made[output.name] for output in twin.spec.outputs]
             names = [output.name for output in task.spec.outputs]
             self._succeed(task, dict(zip(names, values, strict=True)))
 

@@ -68,8 +68,8 @@ class Client:
         began = time.monotonic()
         try:
             async with asyncio.timeout(limit):
-                raw = await self._openai.chat.completions.with_raw_response.create(**parameters)
-            return self._reply(raw.text, raw.headers, request.model, time.monotonic() - began)
+                answer = await self._post("/chat/completions", parameters)
+            return self._reply(answer.content, answer.headers, request.model, time.monotonic() - began)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             return self._refused(error, request, dialect, parameters)
         except (openai.APIError, TimeoutError) as error:
@@ -82,14 +82,17 @@ class Client:
         began = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                raw = await self._openai.embeddings.with_raw_response.create(
-                    model=model, input=list(texts), encoding_format="float"
-                )
-            return self._vectors(raw.text, raw.headers, model, len(texts), time.monotonic() - began)
+                asked = {"model": model, "input": list(texts), "encoding_format": "float"}
+                answer = await self._post("/embeddings", asked)
+            return self._vectors(answer.content, answer.headers, model, len(texts), time.monotonic() - began)
         except (openai.APIError, TimeoutError) as error:
             return failures.of_error(self._endpoint, model, error, self._timeout_seconds)
 
     # --- asking ---
+
+    async def _post(self, path: str, parameters: Mapping[str, Any]) -> httpx2.Response:
+        """As it is: the library's typed methods look through every message first, a tenth of what a call costs us."""
+        return await self._openai.post(path, body=dict(parameters), cast_to=httpx2.Response)
 
     def _no_key(self) -> Limited | None:
         endpoint = self._endpoint
@@ -120,10 +123,10 @@ class Client:
     # --- reading ---
 
     def _reply(
-        self, text: str, headers: Mapping[str, str], model: str, seconds: float
+        self, answer: bytes, headers: Mapping[str, str], model: str, seconds: float
     ) -> Reply | Limited | Broken:
         url = self._endpoint.shown
-        body = json_object(text)
+        body = json_object(answer)
         if body is None:
             return Broken(
                 "provider_unavailable", f"{url} answered with something that is no JSON object", True
@@ -152,9 +155,9 @@ class Client:
         )
 
     def _vectors(
-        self, text: str, headers: Mapping[str, str], model: str, count: int, seconds: float
+        self, answer: bytes, headers: Mapping[str, str], model: str, count: int, seconds: float
     ) -> Vectors | Broken:
-        body = json_object(text) or {}
+        body = json_object(answer) or {}
         vectors = in_order(body.get("data"))
         if len(vectors) != count:
             return Broken("invalid_answer", f"{model} gave {len(vectors)} embeddings for {count} texts", True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 
 import asyncpg
 import structlog
@@ -131,22 +130,14 @@ def build(settings: SchedulerSettings, stopper: Stopper) -> list[Part]:
 
     front = Front(lambda: connection.nats, lambda: leadership.desk, artifacts)
     request_subscribers(broker, front)
-    presence_subscriber(broker, leadership.memory)
+    presence_subscriber(broker, leadership.memory, lambda: leadership.desk)
 
     health = Health("scheduler", settings.health_host, settings.health_port, ready)
     return [connection, database, health, Handlers(connection), front, leadership]
 
 
-def spare_collector() -> None:
-    """A plan is a hundred thousand objects without cycles: at its defaults the collector looks at all of them time
-    and again, which was half of the time that parsing took."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-
-
 async def serve(settings: SchedulerSettings | None = None) -> int:
     """Run the scheduler until a signal. Returns the exit code."""
-    spare_collector()
     settings = settings or SchedulerSettings()
     configure_logging("scheduler", level=settings.log_level, format=settings.log_format)
     remember_secrets([settings.postgres_dsn, settings.nats_url])

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -88,7 +87,7 @@ class LeaderDesk:
         name = (message.headers or {}).get("Nats-Msg-Id")
         stored = message.metadata
         goal_id = _fitting(name) or ids.stored_goal_id(stored.timestamp, stored.sequence.stream)
-        self._loop.put(Submission(owner, parsed, sizes, goal_id, message=message))
+        self._loop.arrivals.put(Submission(owner, parsed, sizes, goal_id, message=message))
 
     async def on_request(self, owner: str, payload: bytes, goal_id: str | None = None) -> GoalAnswer:
         """A goal by request: answered after the commit; `goal_id` for one that names none. Raises `Refused`."""
@@ -113,7 +112,7 @@ class LeaderDesk:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked.add(reply)
         reply.add_done_callback(self._asked.discard)
-        self._loop.put(item(reply))
+        self._loop.arrivals.put(item(reply))
         async with asyncio.timeout(_ANSWER_SECONDS):
             return await reply
 
@@ -135,16 +134,11 @@ class LeaderDesk:
             found, ignored = failed, []
         if ignored:
             log.warning("unknown fields of an outcome were ignored", lane=lane, fields=ignored[:10])
-        self._loop.put(Outcomes([Arrived(lane, outcome) for outcome in found], message))
+        self._loop.arrivals.put(Outcomes([Arrived(lane, outcome) for outcome in found], message))
 
-    def on_alive(self, lane: str, payload: bytes) -> None:
+    def on_alive(self, lane: str, alive: Alive) -> None:
         """A performer's presence."""
-        try:
-            alive, _ = parse_lenient(Alive, payload)
-        except BadMessage as error:
-            log.warning("presence is unreadable", lane=lane, error=str(error))
-            return
-        self._loop.put(Presence(lane, alive))
+        self._loop.arrivals.put(Presence(lane, alive))
 
     async def _submission(self, payload: bytes) -> tuple[submission.Parsed, dict[str, int]]:
         parsed = submission.parse(await unpack(payload, self.artifacts))
@@ -240,16 +234,11 @@ def lead_subscribers(broker: NatsBroker, desk: LeaderDesk) -> list[Any]:
     async def ping(_: NatsMessage) -> bytes:
         return desk.name
 
-    async def alive(message: NatsMessage) -> None:
-        raw = message.raw_message
-        desk.on_alive(subjects.lane_of_alive(raw.subject), raw.data)
-
     made = []
     for subject, handler in (
         *((subjects.to_leader(subject), request) for subject in subjects.REQUESTS_ALL),
         *((subjects.to_leader(subject), control) for subject in subjects.CONTROL_ALL),
         (subjects.to_leader(subjects.PING), ping),
-        (subjects.ALIVE_ALL, alive),
     ):
         subscriber = broker.subscriber(subject, persistent=False, title=subject, max_workers=_CONCURRENT)
         subscriber(handler)
@@ -275,15 +264,20 @@ def request_subscribers(broker: NatsBroker, front: Front) -> None:
             broker.subscriber(subject, queue="scheduler", title=subject, max_workers=_CONCURRENT)(handler)
 
 
-def presence_subscriber(broker: NatsBroker, memory: Memory) -> None:
-    """Every scheduler hears performers, so that any of them can tell who is there."""
+def presence_subscriber(broker: NatsBroker, memory: Memory, desk: Callable[[], LeaderDesk | None]) -> None:
+    """Every scheduler hears performers, so that any of them can tell who is there; the leader extends their leases."""
 
     async def alive(message: NatsMessage) -> None:
         raw = message.raw_message
-        with contextlib.suppress(BadMessage):  # the leader says what was wrong
-            memory.seen(
-                subjects.lane_of_alive(raw.subject), parse_lenient(Alive, raw.data)[0], time.monotonic()
-            )
+        lane = subjects.lane_of_alive(raw.subject)
+        try:
+            presence, _ = parse_lenient(Alive, raw.data)
+        except BadMessage as error:
+            log.warning("presence is unreadable", lane=lane, error=str(error))
+            return
+        memory.seen(lane, presence, time.monotonic())
+        if (leader := desk()) is not None:
+            leader.on_alive(lane, presence)
 
     broker.subscriber(subjects.ALIVE_ALL, title="presence", max_workers=_CONCURRENT)(alive)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -36,6 +35,7 @@ from goalwright_scheduler import (
     tasks,
     twins,
 )
+from goalwright_scheduler.arrivals import Arrivals
 from goalwright_scheduler.change import (
     AskEnded,
     Change,
@@ -59,6 +59,9 @@ log = structlog.get_logger(__name__)
 _TICK_SECONDS = 0.25
 _LATER_SECONDS = 0.01
 """How long events and acks of relays are gathered: short turns share what it costs to send and to store them."""
+
+_MANY_CALLS = 32
+"""Tries under way from which on answers to calls wait a little for each other."""
 
 _CREDIT_FIRST, _CREDIT_LAST = 0.002, 0.05
 """Seconds between looks at free slots while tasks wait: quick after a change, then slower."""
@@ -112,8 +115,6 @@ class Loop:
         self._in_turn = cast(Db, InTurn(db))
         self._settings, self._term, self._holder = settings, term, holder
         self._js: JetStreamContext = client.jetstream(timeout=2)
-        self._items: asyncio.Queue[Item] = asyncio.Queue()
-        self._unread: Counter[str] = Counter()  # outcomes that wait for a turn, by lane
         self._published: list[int] = []  # outbox rows to delete with the next commit
         self._next_tick = 0.0
         self._clock = datetime.now(UTC), time.monotonic()
@@ -123,22 +124,14 @@ class Loop:
         self._acks: list[Msg] = []  # of what is committed
         self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self._credit_pause = _CREDIT_FIRST
+        self.arrivals = Arrivals(settings.batch, self._gathers)
+        """Where everything is put that the loop is to do."""
         self.leases_expire_from = float("inf")
         """Monotonic time from which expired leases count (set once stored outcomes are drained)."""
-
-    def put(self, item: Item) -> None:
-        """Hand something to the loop."""
-        self._items.put_nowait(item)
-        if isinstance(item, Outcomes):
-            self._unread.update(one.lane for one in item.arrived)
 
     def stop(self) -> None:
         """End after the turn in hand."""
         self._stopping = True
-
-    def has_room(self) -> bool:
-        """Whether intake should read more."""
-        return self._items.qsize() < 4 * self._settings.batch
 
     async def run(self) -> None:
         """Turn until stopped or the lead is lost."""
@@ -148,8 +141,9 @@ class Loop:
             if items or tick or await self._found_slots():
                 if tick:
                     self._next_tick = time.monotonic() + _TICK_SECONDS
+                    items = [*self.arrivals.presences(), *items]
                 await self._turn(items, tick=tick)
-                if self._items.empty():
+                if self.arrivals.empty():
                     await self._catch_up(at_once=False)
                 self._credit_pause = _CREDIT_FIRST
             else:
@@ -161,28 +155,13 @@ class Loop:
         await self._finish_telling()
 
     async def _arrived(self) -> list[Item]:
-        """Everything that waits, at most a batch; waits itself for the next tick or look at free slots."""
+        """What waits for a turn; waits itself for the next tick or look at free slots."""
         pause = max(0.0, self._next_tick - time.monotonic())
         if self._acks:
             pause = min(pause, _LATER_SECONDS)
         if self._memory.ready.waiting() or self._publisher.backlog:
             pause = min(pause, self._credit_pause)
-        items: list[Item] = []
-        if self._items.empty():
-            try:
-                async with asyncio.timeout(pause):
-                    items.append(await self._items.get())
-            except TimeoutError:
-                return items
-        weight = len(items)
-        while weight < self._settings.batch and not self._items.empty():
-            item = self._items.get_nowait()
-            weight += len(item.arrived) if isinstance(item, Outcomes) else 1
-            items.append(item)
-        self._unread.subtract(
-            one.lane for item in items if isinstance(item, Outcomes) for one in item.arrived
-        )
-        return items
+        return await self.arrivals.take(pause)
 
     # --- free slots ------------------------------------------------------------------------------------
 
@@ -201,9 +180,15 @@ class Loop:
             free = await asyncio.gather(*(self._slots(lane) for lane in lanes))
             self._memory.free.update(zip(lanes, free, strict=True))
         for lane in lanes:  # why a slot became free is read before it is given away: it may be a refusal
-            known = self._memory.lanes.get(lane)
-            if self._unread[lane] > 0 and known is not None and known.pool is not None:
+            if self.arrivals.unread(lane) > 0 and self._is_paid(lane):
                 self._memory.free[lane] = 0
+
+    def _is_paid(self, lane: str) -> bool:
+        known = self._memory.lanes.get(lane)
+        return known is not None and known.pool is not None
+
+    def _gathers(self, lane: str) -> bool:
+        return len(self._memory.flights) >= _MANY_CALLS and self._is_paid(lane)
 
     def _answered(self, change: Change, arrived: Sequence[Arrived]) -> None:
         """Performers have answered: where work lies ready for them, each takes its next at once. (Repeated and late
@@ -444,8 +429,6 @@ class Loop:
             for task, epoch in item.alive.tasks
             if task.isdecimal()
         }
-        for item in items:
-            self._memory.seen(item.lane, item.alive, time.monotonic())
         if tasks:
             await change.execute(
                 "extend_leases",

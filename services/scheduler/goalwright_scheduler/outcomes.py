@@ -342,6 +342,11 @@ async def _contract(change: Change, row: TaskRow) -> Contract:
 
 
 async def _revise(change: Change, row: TaskRow, outcome: Revise) -> None:
+    if row.is_root or row.spec.outputs:
+        raise Refused(
+            "not_planned", f"task {row.key} is to be planned itself: a revision of another plan makes nothing of it",
+            hint="answer with an expansion",
+        )  # fmt: skip
     target = (await change.load([int(outcome.target_task_id)])).get(int(outcome.target_task_id))
     if target is None or target.goal != row.goal:
         raise Refused("unknown_task", f"there is no task {outcome.target_task_id} in this goal")

@@ -157,19 +157,18 @@ class Leadership:
         async def advisory(message: Msg) -> None:
             await intake.bury_undeliverable(client, message)
 
-        batch = self._settings.batch
+        batch, room = self._settings.batch, loop.arrivals.has_room
         return (
             intake.Intake(
-                client, subjects.GOALS, subjects.DURABLE_GOALS, desk.on_goal, batch=batch, room=loop.has_room
+                client, subjects.GOALS, subjects.DURABLE_GOALS, desk.on_goal, batch=batch, room=room
             ),
             intake.Intake(
-                client, subjects.OUTCOMES, subjects.DURABLE_OUTCOMES, desk.on_outcome, batch=batch,
-                room=loop.has_room,
+                client, subjects.OUTCOMES, subjects.DURABLE_OUTCOMES, desk.on_outcome, batch=batch, room=room
             ),
             intake.Intake(
-                client, subjects.ADVISORIES, subjects.DURABLE_ADVISORIES, advisory, batch=10, room=loop.has_room
+                client, subjects.ADVISORIES, subjects.DURABLE_ADVISORIES, advisory, batch=10, room=room
             ),
-        )  # fmt: skip
+        )
 
     async def _end_leases(self, outcomes: intake.Intake, loop: Loop, client: Client) -> None:
         """A leader ends no lease before stored outcomes are drained and presences could be heard, nor while it is

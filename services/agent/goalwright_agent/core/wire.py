@@ -24,9 +24,9 @@ _IN_WORDS = re.compile(
 )
 
 
-def json_object(text: str) -> dict[str, Any] | None:
+def json_object(answer: bytes) -> dict[str, Any] | None:
     try:
-        body = json.loads(text)
+        body = json.loads(answer.decode(errors="replace"))
     except (ValueError, RecursionError):
         return None
     return storable(body) if isinstance(body, dict) else None
