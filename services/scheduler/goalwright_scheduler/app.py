@@ -18,7 +18,7 @@ from nats.js.errors import Error as JetStreamError
 
 from goalwright_scheduler import migrations
 from goalwright_scheduler.front import Front
-from goalwright_scheduler.handlers import presence_subscriber, query_subscribers, request_subscribers
+from goalwright_scheduler.handlers import Presences, query_subscribers, request_subscribers
 from goalwright_scheduler.queries import Queries
 from goalwright_scheduler.reign import Leadership
 from goalwright_scheduler.settings import SchedulerSettings
@@ -130,10 +130,10 @@ def build(settings: SchedulerSettings, stopper: Stopper) -> list[Part]:
 
     front = Front(lambda: connection.nats, lambda: leadership.desk, artifacts)
     request_subscribers(broker, front)
-    presence_subscriber(broker, leadership.memory, lambda: leadership.desk)
+    presences = Presences(lambda: connection.nats, leadership.memory, lambda: leadership.desk)
 
     health = Health("scheduler", settings.health_host, settings.health_port, ready)
-    return [connection, database, health, Handlers(connection), front, leadership]
+    return [connection, database, health, Handlers(connection), presences, front, leadership]
 
 
 async def serve(settings: SchedulerSettings | None = None) -> int:

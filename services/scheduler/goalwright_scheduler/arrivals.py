@@ -57,7 +57,7 @@ class Arrivals:
         if not await self._drain(items, pause):
             return items
         while self._may_wait(items) and (left := self._taken_at + _GATHER_SECONDS - time.monotonic()) > 0:
-            await self._drain(items, min(left, pause))
+            await self._drain(items, left)
         self._taken_at = time.monotonic()
         self._unread.subtract(
             one.lane for item in items if isinstance(item, Outcomes) for one in item.arrived

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ from goalwright_shared.messages import Alive, BadMessage, GoalAnswer, parse_leni
 from goalwright_shared.worker import pack, unpack
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
 
 from goalwright_scheduler.core import submission
 from goalwright_scheduler.intake import bury
@@ -264,22 +267,37 @@ def request_subscribers(broker: NatsBroker, front: Front) -> None:
             broker.subscriber(subject, queue="scheduler", title=subject, max_workers=_CONCURRENT)(handler)
 
 
-def presence_subscriber(broker: NatsBroker, memory: Memory, desk: Callable[[], LeaderDesk | None]) -> None:
-    """Every scheduler hears performers, so that any of them can tell who is there; the leader extends their leases."""
+class Presences:
+    """A part: every scheduler hears performers, so that any of them can tell who is there; the leader extends their
+    leases. Heard from the client itself: hundreds may come in a second, and there is nothing to answer or to ack."""
 
-    async def alive(message: NatsMessage) -> None:
-        raw = message.raw_message
-        lane = subjects.lane_of_alive(raw.subject)
+    def __init__(
+        self, client: Callable[[], Client], memory: Memory, desk: Callable[[], LeaderDesk | None]
+    ) -> None:
+        self._client, self._memory, self._desk = client, memory, desk
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        """Listen."""
+        self._subscription = await self._client().subscribe(subjects.ALIVE_ALL, cb=self._heard)
+
+    async def stop(self) -> None:
+        """Listen no more; idempotent."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with contextlib.suppress(NatsError):
+                await subscription.unsubscribe()
+
+    async def _heard(self, message: Msg) -> None:
+        lane = subjects.lane_of_alive(message.subject)
         try:
-            presence, _ = parse_lenient(Alive, raw.data)
+            presence, _ = parse_lenient(Alive, message.data)
         except BadMessage as error:
             log.warning("presence is unreadable", lane=lane, error=str(error))
             return
-        memory.seen(lane, presence, time.monotonic())
-        if (leader := desk()) is not None:
+        self._memory.seen(lane, presence, time.monotonic())
+        if (leader := self._desk()) is not None:
             leader.on_alive(lane, presence)
-
-    broker.subscriber(subjects.ALIVE_ALL, title="presence", max_workers=_CONCURRENT)(alive)
 
 
 def query_subscribers(broker: NatsBroker, queries: Callable[[], Queries], artifacts: Artifacts) -> None:
