@@ -35,7 +35,7 @@ def containers(sandbox: Docker) -> list[str]:
     over = time.monotonic() + 5  # one that is being made waits a moment later
     while True:
         found = subprocess.run([*command, label], capture_output=True, text=True, check=True).stdout.split()
-        used = sorted(set(found) - set(sandbox.pool.waiting()))
+        used = sorted(set(found) - set(sandbox.reserve.waiting()))
         if not used or time.monotonic() > over:
             return used
         time.sleep(0.02)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from goalwright_executor.sandbox.docker import Docker
+from goalwright_executor.sandbox.engine import Bounds
 from support.waiting import eventually
 
 from executor.conftest import LIMITS, Bench, left, make
@@ -29,7 +30,7 @@ async def main():
     sandbox = make("docker")
     problem = await sandbox.check()
     assert problem is None, problem
-    while len(sandbox.pool.waiting()) < 2:
+    while len(sandbox.reserve.waiting()) < 2:
         await asyncio.sleep(0.02)
     print("instance", sandbox.engine.instance, flush=True)
     await asyncio.Event().wait()
@@ -60,18 +61,25 @@ async def sandbox() -> AsyncIterator[Docker]:
 
 
 async def filled(sandbox: Docker) -> list[str]:
-    await eventually(lambda: len(sandbox.pool.waiting()) == 2)
-    return sandbox.pool.waiting()
+    await eventually(lambda: len(sandbox.reserve.waiting()) == 2)
+    return sandbox.reserve.waiting()
 
 
 async def test_a_waiting_container_sees_one_program_and_is_gone_when_it_has_ended(
     sandbox: Docker, folder: Path
 ) -> None:
     first, second = await filled(sandbox)
+    sandbox.lacks = ("as the engine told",)
     run, _ = await Bench(sandbox, folder).run("open('/tmp/mine', 'x')")
-    assert run.exit_code == 0, run.stderr
+    assert (run.exit_code, run.lacks) == (0, sandbox.lacks), run.stderr
     assert first not in ours(sandbox.engine.instance, "-a")
     assert (await filled(sandbox))[0] == second
+    await sandbox.close()
+    assert ours(sandbox.engine.instance, "-a") == []
+
+
+async def test_close_removes_what_the_engine_could_not_remove_before(sandbox: Docker) -> None:
+    await asyncio.to_thread(sandbox.engine.start, Bounds(64 << 20, 8, 1 << 20, 1 << 20), 60)
     await sandbox.close()
     assert ours(sandbox.engine.instance, "-a") == []
 
@@ -83,7 +91,7 @@ async def test_a_program_with_more_files_than_a_waiting_container_has_room_for_s
     source = "import os\nprint(os.statvfs('.').f_blocks * os.statvfs('.').f_frsize >> 20)"
     run, _ = await Bench(sandbox, folder).run(source, inputs={"big": bytes(9 << 20)})
     assert run.stdout.split() == [b"26"], run.stderr  # its 16, 9 of input, 1 for the rest
-    assert sandbox.pool.waiting() == waiting
+    assert sandbox.reserve.waiting() == waiting
 
 
 async def test_arguments_arrive_as_they_are(sandbox: Docker, folder: Path) -> None:
@@ -103,7 +111,9 @@ async def test_a_waiting_container_that_the_engine_lost_is_not_handed_out(
     await asyncio.to_thread(docker, "kill", *lost)
     run, _ = await Bench(sandbox, folder).run("print(6 * 7)")
     assert (run.exit_code, run.stdout) == (0, b"42\n"), run.stderr
-    await eventually(lambda: len(sandbox.pool.waiting()) == 2 and not set(lost) & set(sandbox.pool.waiting()))
+    await eventually(
+        lambda: len(sandbox.reserve.waiting()) == 2 and not set(lost) & set(sandbox.reserve.waiting())
+    )
 
 
 async def test_waiting_containers_end_with_an_executor_that_was_killed() -> None:

@@ -27,7 +27,7 @@ from goalwright_executor.web.performer import Web
 
 
 def sandboxes(settings: ExecutorSettings, libraries: Libraries) -> list[Sandbox]:
-    """The sandboxes to try; of two that lack equally much, the first is taken (docs/decisions/0020). Libraries of
+    """The sandboxes to try; of those that lack equally much, the first is taken (docs/decisions/0020). Libraries of
     one's own are not in an image, so with them only bubblewrap is tried unless Docker is asked for."""
     found: list[Sandbox] = []
     if settings.sandbox == "docker" or (settings.sandbox == "auto" and not settings.program_requirements):

@@ -4,7 +4,7 @@ Everything goes through one attached connection, so that no folder is shared wit
 program's folder comes in as a tar on stdin; what it prints goes out on stdout and stderr; behind it, after a
 random marker, follows the report (see `inside`). The container keeps no log, joins no network, and ends by
 itself when nobody is attached to it any more, at the latest soon after its time. Some are started beforehand
-(see `pool`), because that takes ten times as long as the rest.
+(see `reserve`): that takes ten times as long as the rest of a start.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from goalwright_executor.core import Limit, Limits, Run
 from goalwright_executor.sandbox import inside
 from goalwright_executor.sandbox.attached import Attached
 from goalwright_executor.sandbox.engine import GRACE_SECONDS, Bounds, Container, Engine
-from goalwright_executor.sandbox.pool import Pool
 from goalwright_executor.sandbox.port import Cancelled, Job, OnOutput, SandboxLost, cancelled
 from goalwright_executor.sandbox.probe import probe
+from goalwright_executor.sandbox.reserve import Reserve
 
 log = structlog.get_logger(__name__)
 
 _ROOM_BYTES = 8 << 20
-"""For a program's own files; where they take more, its container has more, and is not one of the pool."""
+"""For a program's own files; where they take more, its container has more, and is none of the reserve."""
 
 
 class Docker:
@@ -48,7 +48,7 @@ class Docker:
     def __init__(self, *, slots: int, image: str, ready: int, limits: Limits) -> None:
         """`ready` containers wait for programs of at most `limits`."""
         self.engine = Engine(image)
-        self.pool = Pool(self.engine, ready, _bounds(limits, 0), limits.seconds)
+        self.reserve = Reserve(self.engine, ready, _bounds(limits, 0), limits.seconds)
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="container")
 
     async def check(self) -> str | None:
@@ -60,7 +60,7 @@ class Docker:
         if found is not None:
             return f"image {self.engine.image}: {found}"
         log.info("sandbox works", sandbox=self.name, image=self.engine.image_id, lacks=self.lacks)
-        self.pool.start()
+        self.reserve.start()
         return None
 
     async def run(self, job: Job, limits: Limits, on_output: OnOutput) -> Run:
@@ -77,15 +77,15 @@ class Docker:
     async def close(self) -> None:
         """Wait for the threads, remove the containers that wait, close the connection."""
         await asyncio.to_thread(self._threads.shutdown)
-        await asyncio.to_thread(self.pool.close)
-        self.engine.close()
+        await asyncio.to_thread(self.reserve.close)
+        await asyncio.to_thread(self.engine.close)
 
     def _run(
         self, job: Job, limits: Limits, on_output: OnOutput, running: queue.SimpleQueue[Attached]
     ) -> Run:
         bounds = _bounds(limits, _size(job))
         self.engine.sweep()
-        container = self.pool.take(bounds, limits.seconds) or self.engine.start(bounds, limits.seconds)
+        container = self.reserve.take(bounds, limits.seconds) or self.engine.start(bounds, limits.seconds)
         try:
             return self._attend(container, job, limits, on_output, running)
         except OSError as error:

@@ -137,9 +137,13 @@ class Engine:
             return no_engine(str(error), host, sys.platform, is_container=is_container), ()
 
     def close(self) -> None:
-        """Close the connection."""
-        if self._client is not None:
-            self._client.close()
+        """Remove what is still ours (the engine was away when it should have gone), close the connection."""
+        if self._client is None:
+            return
+        with contextlib.suppress(SandboxLost), _answering():
+            for left in self._client.containers(all=True, filters={"label": f"{_OWNER}={self.instance}"}):
+                self._remove(left["Id"])
+        self._client.close()
 
     def start(self, bounds: Bounds, seconds: float) -> Container:
         """A new container, waiting. Whoever finds it after `seconds` and some grace may remove it."""

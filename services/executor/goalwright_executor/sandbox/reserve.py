@@ -1,6 +1,7 @@
 """Containers that were started before anybody asked, each for one program.
 
-A thread keeps so many waiting. What ends, or has waited long, is replaced; nothing is ever handed out twice.
+A thread keeps so many waiting, and replaces what has ended or has waited long; nothing is ever handed out twice.
+Programs that find none start their own.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Maker(Protocol):
         """Remove what nobody will. Raises `SandboxLost`."""
 
 
-class Pool:
+class Reserve:
     """Up to `size` containers of the same bounds, for programs of at most `seconds`. Safe in threads."""
 
     def __init__(self, maker: Maker, size: int, bounds: Bounds, seconds: float) -> None:
@@ -48,7 +49,7 @@ class Pool:
         self._waiting: deque[Container] = deque()
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._closing = False
-        self._thread = threading.Thread(target=self._keep, name="container-pool", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="container-reserve", daemon=True)
 
     def start(self) -> None:
         """Begin to fill it; returns at once."""

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 from goalwright_executor.sandbox.engine import Bounds, Container
-from goalwright_executor.sandbox.pool import MAX_WAIT_SECONDS, Pool
 from goalwright_executor.sandbox.port import SandboxLost
+from goalwright_executor.sandbox.reserve import MAX_WAIT_SECONDS, Reserve
 from support.waiting import eventually
 
 BOUNDS = Bounds(memory_bytes=1, processes=1, disk_bytes=1, room_bytes=1)
@@ -55,83 +55,83 @@ def maker() -> Maker:
 
 
 @pytest.fixture
-def pool(maker: Maker) -> Iterator[Pool]:
-    pool = Pool(maker, 2, BOUNDS, seconds=60)
-    yield pool
-    pool.close()
+def reserve(maker: Maker) -> Iterator[Reserve]:
+    reserve = Reserve(maker, 2, BOUNDS, seconds=60)
+    yield reserve
+    reserve.close()
 
 
-async def filled(pool: Pool) -> list[str]:
-    await eventually(lambda: len(pool.waiting()) == 2)
-    return pool.waiting()
+async def filled(reserve: Reserve) -> list[str]:
+    await eventually(lambda: len(reserve.waiting()) == 2)
+    return reserve.waiting()
 
 
 async def test_each_waiting_container_is_handed_out_once_and_another_takes_its_place(
-    pool: Pool, maker: Maker
+    reserve: Reserve, maker: Maker
 ) -> None:
-    pool.start()
+    reserve.start()
     taken = []
     for _ in range(5):
-        await filled(pool)
-        container = pool.take(BOUNDS, 60)
+        await filled(reserve)
+        container = reserve.take(BOUNDS, 60)
         assert container is not None
         taken.append(container.id)
     assert len(set(taken)) == 5
-    assert not set(taken) & set(await filled(pool))
+    assert not set(taken) & set(await filled(reserve))
     assert maker.removed == []
 
 
-async def test_programs_with_other_bounds_or_more_time_get_none(pool: Pool) -> None:
-    pool.start()
-    await filled(pool)
-    assert pool.take(replace(BOUNDS, memory_bytes=2), 60) is None
-    assert pool.take(replace(BOUNDS, room_bytes=2), 60) is None
-    assert pool.take(BOUNDS, 61) is None
-    assert pool.take(BOUNDS, 1) is not None
+async def test_programs_with_other_bounds_or_more_time_get_none(reserve: Reserve) -> None:
+    reserve.start()
+    await filled(reserve)
+    assert reserve.take(replace(BOUNDS, memory_bytes=2), 60) is None
+    assert reserve.take(replace(BOUNDS, room_bytes=2), 60) is None
+    assert reserve.take(BOUNDS, 61) is None
+    assert reserve.take(BOUNDS, 1) is not None
 
 
-async def test_a_container_that_ended_is_not_handed_out(pool: Pool, maker: Maker) -> None:
-    pool.start()
-    for name in await filled(pool):
+async def test_a_container_that_ended_is_not_handed_out(reserve: Reserve, maker: Maker) -> None:
+    reserve.start()
+    for name in await filled(reserve):
         maker.far[name].close()
-    container = pool.take(BOUNDS, 60)
+    container = reserve.take(BOUNDS, 60)
     assert container is None or container.is_silent()
 
 
-async def test_a_container_that_ended_is_replaced_unasked(pool: Pool, maker: Maker) -> None:
-    pool.start()
-    ended, stays = await filled(pool)
+async def test_a_container_that_ended_is_replaced_unasked(reserve: Reserve, maker: Maker) -> None:
+    reserve.start()
+    ended, stays = await filled(reserve)
     maker.far[ended].close()
-    await eventually(lambda: ended not in pool.waiting() and len(pool.waiting()) == 2)
+    await eventually(lambda: ended not in reserve.waiting() and len(reserve.waiting()) == 2)
     assert maker.removed == [ended]
-    assert stays in pool.waiting()
+    assert stays in reserve.waiting()
 
 
-async def test_a_container_that_waited_long_is_replaced(pool: Pool, maker: Maker) -> None:
+async def test_a_container_that_waited_long_is_replaced(reserve: Reserve, maker: Maker) -> None:
     maker.age_seconds = MAX_WAIT_SECONDS + 1
-    pool.start()
-    old = await filled(pool)
+    reserve.start()
+    old = await filled(reserve)
     maker.age_seconds = 0
-    await eventually(lambda: len(pool.waiting()) == 2 and not set(old) & set(pool.waiting()))
+    await eventually(lambda: len(reserve.waiting()) == 2 and not set(old) & set(reserve.waiting()))
     assert set(old) <= set(maker.removed)
 
 
-async def test_an_engine_that_is_back_fills_the_pool_again(
-    pool: Pool, maker: Maker, monkeypatch: pytest.MonkeyPatch
+async def test_an_engine_that_is_back_fills_the_reserve_again(
+    reserve: Reserve, maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goalwright_executor.sandbox.pool._RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("goalwright_executor.sandbox.reserve._RETRY_SECONDS", 0.05)
     maker.is_lost.set()
-    pool.start()
+    reserve.start()
     await eventually(maker.refused.is_set)
-    assert pool.take(BOUNDS, 60) is None
+    assert reserve.take(BOUNDS, 60) is None
     maker.is_lost.clear()
-    await filled(pool)
+    await filled(reserve)
 
 
-async def test_close_removes_every_container_that_waits(pool: Pool, maker: Maker) -> None:
-    pool.start()
-    await filled(pool)
-    pool.close()
-    pool.close()
-    assert pool.waiting() == []
+async def test_close_removes_every_container_that_waits(reserve: Reserve, maker: Maker) -> None:
+    reserve.start()
+    await filled(reserve)
+    reserve.close()
+    reserve.close()
+    assert reserve.waiting() == []
     assert sorted(maker.removed) == sorted(maker.far)
