@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +123,21 @@ async def test_the_first_that_works_is_taken_and_named(tmp_path: Path) -> None:
     assert choice.problem is None
     await choice.stop()
     await choice.stop()
+
+
+async def test_an_engine_that_does_not_answer_does_not_hold_up_the_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goalwright_executor.sandbox.engine._CONNECT_SECONDS", 0.2)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{folder}/deaf.sock")
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(f"{folder}/deaf.sock")
+        deaf.listen()
+        choice = Choice([docker("x"), Candidate("bubblewrap", ("kernel memory",))])
+        await asyncio.wait_for(choice.start(), 10)
+        assert choice.sandbox is not None
+        assert choice.sandbox.name == "bubblewrap"
+        await choice.stop()
 
 
 async def test_an_engine_without_the_image_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ _OWNER, _DEADLINE = "goalwright.program.of", "goalwright.program.deadline"  # la
 _USER = "61000"
 _OWN_PROCESSES = 5  # docker's init, the shell, who waits for us to go, timeout, the program's launcher
 _SWEEP_SECONDS = 60
+_CONNECT_SECONDS = 10  # where another sandbox would do, an engine that hangs must not hold up the start
 _ANSWER_SECONDS = 60
 _SHM_BYTES = 16 << 20
 
@@ -126,9 +127,11 @@ class Engine:
         from docker.utils import kwargs_from_env
 
         try:
-            self._client = docker.APIClient(**kwargs_from_env(), timeout=_ANSWER_SECONDS)
+            self._client = docker.APIClient(**kwargs_from_env(), timeout=_CONNECT_SECONDS)
             self.image_id = self._client.inspect_image(self.image)["Id"]
-            return None, gaps(self._client.info())
+            lacks = gaps(self._client.info())
+            self._client.timeout = _ANSWER_SECONDS
+            return None, lacks
         except ImageNotFound:
             return no_image(self.image), ()
         except (DockerException, OSError) as error:
