@@ -277,7 +277,8 @@ async def _contestants(programs: int, slots: int, python: Path) -> tuple[list[Co
     ]
     missing: list[str] = []
     bubblewrap = Bubblewrap(slots=slots, libraries=libraries.ensure(settings))
-    for sandbox in (bubblewrap, Docker(slots=slots, image=image)):
+    docker = Docker(slots=slots, image=image, ready=settings.containers_ready(), limits=_LIMITS)
+    for sandbox in (bubblewrap, docker):
         problem = await sandbox.check()
         if problem is None:
             few = programs if isinstance(sandbox, Bubblewrap) else min(programs, _FEW)

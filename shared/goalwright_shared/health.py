@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 import uvicorn
@@ -28,8 +28,17 @@ class Health:
     all_started = True
     """False between the first start of a part and the last; `lifecycle.run` sets it."""
 
-    def __init__(self, service: str, host: str, port: int, check: ReadyCheck) -> None:
+    def __init__(
+        self,
+        service: str,
+        host: str,
+        port: int,
+        check: ReadyCheck,
+        facts: Callable[[], Mapping[str, object]] = dict,
+    ) -> None:
+        """`facts` are told with readiness: what people want to know of this service, as JSON."""
         self._service, self._host, self._port, self._check = service, host, port, check
+        self._facts = facts
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -71,7 +80,7 @@ class Health:
 
     async def _ready(self, _: Request) -> Response:
         missing = await self._check() if self.all_started else "still starting"
-        body = {"service": self._service, "ready": missing is None, "missing": missing}
+        body = {"service": self._service, "ready": missing is None, "missing": missing, **self._facts()}
         return JSONResponse(body, status_code=200 if missing is None else 503)
 
     async def _metrics(self, _: Request) -> Response:

@@ -90,7 +90,7 @@ def make(name: str) -> Sandbox:
     image = programs_image()
     if image is None:
         pytest.skip("the image goalwright-programs is not built (deploy/programs.Dockerfile)")
-    return Docker(slots=4, image=image)
+    return Docker(slots=4, image=image, ready=2, limits=LIMITS)
 
 
 @pytest.fixture(scope="session", params=["bubblewrap", "docker"])

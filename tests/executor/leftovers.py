@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 from goalwright_executor.sandbox.docker import Docker
@@ -28,9 +29,16 @@ def mounts() -> set[str]:
 
 
 def containers(sandbox: Docker) -> list[str]:
-    """Containers in which a program of this adapter runs or ran."""
-    command = ["docker", "ps", "-aq", "--filter", f"label=goalwright.program.of={sandbox.instance}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    """Containers of this adapter in which a program runs or ran: all but those that wait for one."""
+    command = ["docker", "ps", "-aq", "--no-trunc", "--filter"]
+    label = f"label=goalwright.program.of={sandbox.engine.instance}"
+    over = time.monotonic() + 5  # one that is being made waits a moment later
+    while True:
+        found = subprocess.run([*command, label], capture_output=True, text=True, check=True).stdout.split()
+        used = sorted(set(found) - set(sandbox.reserve.waiting()))
+        if not used or time.monotonic() > over:
+            return used
+        time.sleep(0.02)
 
 
 def cgroups() -> set[str]:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import tarfile
+import urllib.request
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from goalwright_executor import app
 from goalwright_executor.settings import ExecutorSettings, lanes
 from goalwright_shared import subjects, topology
 from goalwright_shared.artifacts import ObjectArtifacts
+from goalwright_shared.health import Health
 from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.messages import (
     ArtifactRef,
@@ -175,6 +177,16 @@ async def test_a_program_reads_inputs_and_its_outputs_become_artifacts(house: Ho
     )
     assert [check.check for check in done.checks] == ["type", "type", "schema", "type", "type"]
     assert all(check.passed for check in done.checks)
+
+
+async def test_the_status_and_every_result_name_the_sandbox_and_what_it_lacks(house: House) -> None:
+    [health] = [part for part in house.parts if isinstance(part, Health)]
+    answer = await asyncio.to_thread(urllib.request.urlopen, f"{health.url}/ready")
+    told = json.load(answer)
+    done = await house.done("pass")
+    assert done.program is not None
+    assert told["ready"] is True
+    assert (told["sandbox"], told["lacks"]) == ("bubblewrap", done.program.lacks)
 
 
 async def test_what_a_program_prints_goes_out_live(house: House) -> None:

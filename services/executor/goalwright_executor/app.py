@@ -27,13 +27,30 @@ from goalwright_executor.web.performer import Web
 
 
 def sandboxes(settings: ExecutorSettings, libraries: Libraries) -> list[Sandbox]:
-    """The sandboxes to try, the preferred one first."""
+    """The sandboxes to try; of those that lack equally much, the first is taken (docs/decisions/0020). Libraries of
+    one's own are not in an image, so with them only bubblewrap is tried unless Docker is asked for."""
     found: list[Sandbox] = []
+    if settings.sandbox == "docker" or (settings.sandbox == "auto" and not settings.program_requirements):
+        found.append(
+            Docker(
+                slots=settings.executor_slots,
+                image=settings.program_image,
+                ready=settings.containers_ready(),
+                limits=settings.limits(),
+            )
+        )
     if settings.sandbox in ("auto", "bubblewrap"):
         found.append(Bubblewrap(slots=settings.executor_slots, libraries=libraries.folder))
-    if settings.sandbox in ("auto", "docker"):
-        found.append(Docker(slots=settings.executor_slots, image=settings.program_image))
     return found
+
+
+def programs_run_in(choice: Choice) -> dict[str, object]:
+    """What the status of this service says of its sandbox; `image` is the id of the image, by which it is used."""
+    sandbox = choice.sandbox
+    if sandbox is None:
+        return {"sandbox": None}
+    image = {"image": sandbox.engine.image_id} if isinstance(sandbox, Docker) else {}
+    return {"sandbox": sandbox.name, "lacks": sandbox.lacks, **image}
 
 
 def build(settings: ExecutorSettings, stopper: Stopper) -> Sequence[Part]:
@@ -56,7 +73,9 @@ def build(settings: ExecutorSettings, stopper: Stopper) -> Sequence[Part]:
         name=process_name(settings),
         drain_seconds=settings.drain_seconds,
     )
-    health = Health("executor", settings.health_host, settings.health_port, ready)
+    health = Health(
+        "executor", settings.health_host, settings.health_port, ready, lambda: programs_run_in(choice)
+    )
     parts: list[Part] = [connection, health, scratch, inputs, choice, worker]
     if settings.sandbox != "docker":  # its image brings the libraries
         parts.insert(3, libraries)

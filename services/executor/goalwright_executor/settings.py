@@ -16,12 +16,14 @@ from goalwright_executor.web.rules import Rules, networks
 LANE = "exec"
 WEB_LANE = "tool.web"
 
+_CONTAINERS_READY = 4
+
 
 class ExecutorSettings(ServiceSettings):
     """Settings of the executor (`GOALWRIGHT_…`)."""
 
     sandbox: Literal["auto", "bubblewrap", "docker"] = Field(
-        default="auto", description="auto takes the first that isolates here: bubblewrap, docker"
+        default="auto", description="auto takes what lacks least of those that isolate here"
     )
     executor_slots: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, le=256, description="programs at a time"
@@ -46,6 +48,10 @@ class ExecutorSettings(ServiceSettings):
         default="goalwright-programs:latest",
         description="docker: the image programs run in (python3, sh, tar, timeout and the libraries)",
     )
+    program_containers_ready: int | None = Field(
+        default=None, ge=0, le=256,
+        description="docker: containers started before a program asks; default one per slot, at most 4",
+    )  # fmt: skip
 
     web_hosts: str = Field(
         default="", description="hosts that agents may fetch pages from, comma separated: example.org, "
@@ -76,7 +82,13 @@ class ExecutorSettings(ServiceSettings):
             redirects=self.web_redirects,
         )
 
-    def limits(self, timeout_seconds: float | None, left_seconds: float | None = None) -> Limits:
+    def containers_ready(self) -> int:
+        """How many containers wait for a program."""
+        if self.program_containers_ready is None:
+            return min(_CONTAINERS_READY, self.executor_slots)
+        return self.program_containers_ready
+
+    def limits(self, timeout_seconds: float | None = None, left_seconds: float | None = None) -> Limits:
         """What a program may use; never longer than its goal has left."""
         seconds = min(timeout_seconds or self.program_seconds, 3600.0)
         if left_seconds is not None:
