@@ -686,6 +686,12 @@ _TICK: Step = ("tick", {"seconds": 0.3})
 _CRASH: Step = ("disturb", {"how": "before"})
 _END: Step = ("ask_of_a_goal", {"which": 5, "verb": "cancel", "usd": 0.0})
 _AGAIN: Step = ("take_up_again", {"which": 0})
+_SHORT_OF_MONEY: Story = [
+    a_plan((0, 0, 0), (0, 0, 0), (0, 0, 0), (3, 65, 0), (0, 0, 0), allowed=0.007),
+    ("signal", {"action": "replan", "name": 0, "which": 0}), *[("do_all_of_a_lane", {"which": 0})] * 3,
+    ("submit_a_plan", {"drawn": [(0, 64, 1)], "owner": "public", "budget": 1.0, "soon": False}),
+]  # fmt: skip
+"""A call of one goal is under way, and another goal's does not fit what their owner has."""
 _AWAY: Step = ("disturb", {"how": "away"})
 
 FOUND: dict[str, Story] = {
@@ -836,6 +842,19 @@ FOUND: dict[str, Story] = {
         ("signal", {"action": "retry", "name": 0, "which": 0}), ("review", {"which": 1}),
         ("expand", {"continues": False, "drawn": [(0, 0, 0)], "which": 1}),
         ("revise", {"which": 0, "of": 1, "drawn": [(0, 0, 0)], "dropped": 0, "stale": False}),
+    ],
+    "money that came back in this turn is tried before anybody is asked for more": [
+        *_SHORT_OF_MONEY, _CRASH, _TICK, ("tick", {"seconds": 3}),
+    ],
+    "a goal that is paused takes no money from others of its owner": [
+        *_SHORT_OF_MONEY, ("throttle", {"which": 0, "seconds": 0, "blocked": True}),
+        ("mend_a_key", {"asks": "public"}), ("signal", {"action": "pause", "name": 20, "which": 15}),
+        ("expand", {"which": 3, "drawn": [(8, 69, 2), (10, 102, 0), (10, 119, 8)], "continues": False}),
+        _CRASH, ("ask_of_a_task", {"which": 30, "verb": "answer"}),
+        ("allow", {"asks": "public", "owner": "public", "per": "day", "usd": 0.02}),
+        ("signal", {"action": "retry", "name": 28, "which": 4}),
+        ("pull", {"everywhere": False, "slots": 3, "which": 7}), ("tick", {"seconds": 1}),
+        ("expand", {"which": 0, "drawn": [(1, 89, 10)], "continues": False}),
     ],
 }  # fmt: skip
 """What the machine found once, as short as it made it."""

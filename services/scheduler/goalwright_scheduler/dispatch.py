@@ -123,11 +123,13 @@ async def _affordable(
 
 
 async def pause_short_goals(change: Change, memory: Memory) -> None:
-    """Goals of which nothing can go on for want of money, and nothing is in flight: pause and ask."""
-    if not memory.short_goals:
+    """Goals of which nothing can go on for want of money, and nothing is in flight: pause and ask. Those that have some
+    again since this turn are tried first."""
+    short = memory.short_goals.keys() - change.reload - await memory.eased(change, change.db)
+    if not short:
         return
-    refused = [task for tasks in memory.short_goals.values() for task in tasks]
-    for row in await change.fetch("load_short", list(memory.short_goals), refused):
+    refused = [task for goal in short for task in memory.short_goals[goal]]
+    for row in await change.fetch("load_short", list(short), refused):
         if row["busy"]:
             continue
         del memory.short_goals[row["num"]]

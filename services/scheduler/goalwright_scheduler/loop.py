@@ -323,7 +323,7 @@ class Loop:
             while any(task.screened for task in change.ready):
                 await twins.screen(change)
                 await follow(change)
-            await self._settle(change)
+            await self._settle(change, tick=tick)
             await change.flush_results()  # what is dispatched may need them
             self._memory.ready.push(change.ready)
             change.ready.clear()
@@ -450,9 +450,8 @@ class Loop:
         )
         await sweep.sweep(change, leases, self._memory.due(change.now, sweep.AT_ONCE))
         await follow(change)
-        await dispatch.pause_short_goals(change, self._memory)
 
-    async def _settle(self, change: Change) -> None:
+    async def _settle(self, change: Change, *, tick: bool) -> None:
         await change.flush_bills()
         for goal, overrun in change.moved:
             if overrun:
@@ -460,6 +459,8 @@ class Loop:
                 await goals.pause(change, goal, "budget", ask_seconds=self._settings.ask_timeout_seconds)
             if goal in self._memory.short_goals:
                 change.reload.add(goal)
+        if tick:
+            await dispatch.pause_short_goals(change, self._memory)
 
     async def _tell(self, change: Change, answers: _Answers, *, at_once: bool = True) -> None:
         """After the commit: work and events out, then replies and acks. Nothing here waits for an answer: what is

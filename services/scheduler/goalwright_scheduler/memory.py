@@ -117,8 +117,7 @@ class Memory:
                 self.lines.pop(goal, None)
                 self.contracts.pop(goal, None)
         self.ready.push(change.ready)
-        if self.short_goals and (change.moved or change.reload):
-            change.reload |= await self._eased(change, db)
+        change.reload |= await self.eased(change, db)
         for goal in change.reload:
             self.short_goals.pop(goal, None)
             self.ready.push(ready_entries(await db.fetch(SQL["load_ready_of_goal"], goal)))
@@ -126,8 +125,10 @@ class Memory:
         if empty:
             await self._refill(db, empty)
 
-    async def _eased(self, change: Change, db: Db) -> set[int]:
+    async def eased(self, change: Change, db: Db) -> set[int]:
         """Goals that lacked money and whose owner has some again: a call of another goal was settled, or did not go."""
+        if not self.short_goals or not (change.moved or change.reload):
+            return set()
         rows = await db.fetch(
             """SELECT g.num FROM goal g JOIN account a ON a.owner = g.owner
                WHERE g.num = ANY($1::bigint[]) AND EXISTS (
