@@ -17,7 +17,7 @@ from goalwright_shared.messages import (
 from goalwright_shared.telemetry import redact
 from goalwright_shared.worker import Attempt
 
-from goalwright_agent import material
+from goalwright_agent import continuation, material
 from goalwright_agent.calls import Adapted, Broken, Limited, Reply, Request, Vectors
 from goalwright_agent.core import prompt
 from goalwright_agent.core.answers import first_cap
@@ -55,7 +55,7 @@ class Agent:
             return await self._embed(work, attempt, work.llm)
         try:
             session = await self._session(work, attempt, work.llm)
-        except material.BadContinuation as error:
+        except continuation.BadContinuation as error:
             return failed(work, error.code, str(error))
         if isinstance(session, Failed):
             return session
@@ -64,7 +64,7 @@ class Agent:
     # --- what is asked ---
 
     async def _session(self, work: Work, attempt: Attempt, grant: LlmGrant) -> Session | Failed:
-        state = await material.loaded(attempt.artifacts, work.continuation)
+        state = await continuation.loaded(attempt.artifacts, work.continuation)
         if work.lane == ASK:
             return ask_session(work, attempt, grant, state)
         role = self._roles.get(work.lane.removeprefix("agent."))

@@ -18,7 +18,7 @@ from goalwright_shared.messages import (
 )
 from goalwright_shared.telemetry import redact
 
-from goalwright_agent import material
+from goalwright_agent import continuation, material
 from goalwright_agent.calls import Reply
 from goalwright_agent.core import capability, prompt
 from goalwright_agent.core.answers import candidate
@@ -280,8 +280,8 @@ async def again(
     work = session.work
     if prompt.turns_left(work) == 0:
         return failed(work, "max_turns", f"not finished within {work.spec.max_turns} turns", retryable=True)
-    continuation = await material.saved(session.attempt.artifacts, state)
-    return Expand(**ids(work), tasks=tasks or [], artifacts=dict(artifacts or {}), continuation=continuation)
+    saved = await continuation.saved(session.attempt.artifacts, state)
+    return Expand(**ids(work), tasks=tasks or [], artifacts=dict(artifacts or {}), continuation=saved)
 
 
 def _evidence(checks: list[CheckResult]) -> list[str]:
