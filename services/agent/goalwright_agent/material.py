@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ from goalwright_shared.telemetry import redact
 
 from goalwright_agent.core.answers import storable
 from goalwright_agent.core.prompt import described
+from goalwright_agent.core.visible import visible
 
 log = structlog.get_logger(__name__)
 
@@ -38,12 +39,21 @@ _TEXT_LIKE = (ArtifactType.TEXT, ArtifactType.JSON, ArtifactType.TABLE)
 
 def clean(value: Any) -> Any:
     """JSON with the secrets in its strings masked, and storable; its shape and keys stay."""
+    return _mapped(lambda text: redact(storable(text)), value)
+
+
+def shown(value: Any) -> Any:
+    """JSON as prompts show it: clean, and with nothing hidden in it. What is stored and delivered stays as it was."""
+    return _mapped(lambda text: visible(redact(storable(text))), value)
+
+
+def _mapped(change: Callable[[str], str], value: Any) -> Any:
     if isinstance(value, str):
-        return redact(storable(value))
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: clean(part) for key, part in value.items()}
+        return {key: _mapped(change, part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [clean(part) for part in value]
+        return [_mapped(change, part) for part in value]
     return value
 
 
