@@ -240,9 +240,11 @@ async def test_a_running_process_takes_over_what_another_has_learned(
     await Play(agent).to_end(work_of(ask()))
     await asyncio.to_thread(Dialects(path).learn, model.url, "test-model", Dialect(rung="json_object"))
     await Play(agent).to_end(work_of(ask()))
+    await asyncio.to_thread(Dialects(path).learn, model.url, "test-model", Dialect(rung="text"))
+    await Play(agent).to_end(work_of(ask()))
     await provider.stop()
-    forms = [request["response_format"]["type"] for request in model.requests]
-    assert forms == ["json_schema", "json_object"], "without a refusal of its own"
+    forms = [request.get("response_format", {}).get("type") for request in model.requests]
+    assert forms == ["json_schema", "json_object", None], "without a refusal of its own"
 
 
 WORDS, OTHER_SHAPE = says("It passed, I think."), says('{"verdict": "fine"}')

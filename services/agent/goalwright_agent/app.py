@@ -15,6 +15,7 @@ from goalwright_shared.worker import Worker
 from goalwright_agent.dialects import Dialects
 from goalwright_agent.handlers import Agent
 from goalwright_agent.provider import Provider
+from goalwright_agent.role_folder import RoleFolder
 from goalwright_agent.roles import load_roles
 from goalwright_agent.settings import AgentSettings, served_lanes
 
@@ -38,12 +39,16 @@ def build(settings: AgentSettings, stopper: Stopper) -> Sequence[Part]:
         name=process_name(settings),
         drain_seconds=settings.drain_seconds,
     )
-    return [
+    parts: list[Part] = [
         connection,
         Health("agent", settings.health_host, settings.health_port, ready),
         provider,
         worker,
     ]
+    if settings.roles is not None:
+        everything = not settings.roles_served.strip()
+        parts.append(RoleFolder(settings.roles, agent, worker, web=settings.web, all_lanes=everything))
+    return parts
 
 
 async def serve(settings: AgentSettings | None = None) -> int:

@@ -45,7 +45,11 @@ class Agent:
 
     def __init__(self, provider: Provider, roles: Mapping[str, Role]) -> None:
         self._provider = provider
-        self._roles = roles
+        self._roles = dict(roles)
+
+    def learn(self, role: Role) -> None:
+        """Perform this role from now on, or in this way: a turn that has begun goes on as it began."""
+        self._roles[role.name] = role
 
     async def perform(self, work: Work, attempt: Attempt) -> Outcome:
         """Exactly one model call, or none when the task cannot be asked."""
