@@ -203,7 +203,6 @@ class PromptSpec(Message):
     messages: list[ChatMessage]
     schema_: dict[str, JsonValue] | None = Field(default=None, alias="schema")
     tools: list[dict[str, JsonValue]] | None = None
-    model_class: str | None = None
     max_output_tokens: Count | None = None
 
 

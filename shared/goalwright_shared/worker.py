@@ -123,9 +123,21 @@ class Worker:
             await topology.verify_durable(self._js, subjects.WORK, topology.lane_consumer(lane))
         self._cancel_subscription = await self._client.subscribe(subjects.CANCEL_ALL, cb=self._on_cancel)
         for lane in self._lanes:
-            for slot in range(self._slots_per_lane):
-                self._loops.append(asyncio.create_task(self._slot(lane), name=f"slot-{lane}-{slot}"))
+            self._pull(lane)
         log.info("worker started", lanes=self._lanes, slots=self._slots_per_lane)
+
+    async def add(self, lane: str) -> None:
+        """Pull from one more lane from now on; nothing to one that is pulled from. Raises `TopologyMissing`."""
+        if lane in self._lanes or self._draining.is_set():
+            return
+        await topology.verify_durable(self._js, subjects.WORK, topology.lane_consumer(lane))
+        self._lanes = (*self._lanes, lane)
+        self._pull(lane)
+        log.info("lane added", lane=lane, slots=self._slots_per_lane)
+
+    def _pull(self, lane: str) -> None:
+        for slot in range(self._slots_per_lane):
+            self._loops.append(asyncio.create_task(self._slot(lane), name=f"slot-{lane}-{slot}"))
 
     async def stop(self) -> None:
         """Take no more work, finish or hand back what is in flight. Idempotent."""

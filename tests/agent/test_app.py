@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import nats
 import pytest
+from goalwright_agent import role_folder
 from goalwright_agent.app import build
 from goalwright_agent.settings import AgentSettings, lanes
 from goalwright_shared import lifecycle, subjects, topology
@@ -13,6 +15,7 @@ from goalwright_shared.errors import TopologyMissing
 from goalwright_shared.lifecycle import Stopper
 from goalwright_shared.messages import Outcome, parse_outcomes
 from nats.aio.client import Client
+from structlog.testing import capture_logs
 from support.waiting import eventually
 
 from agent.model_server import Answer, ModelServer, calls, refuses, says
@@ -105,3 +108,47 @@ async def test_cancelled_call_is_given_up_without_an_outcome(
 async def test_agent_without_topology_says_what_to_run(service: AgentSettings, client: Client) -> None:
     with pytest.raises(TopologyMissing, match="goalwright topology apply"):
         await lifecycle.run(build(service, Stopper()), Stopper())
+
+
+ROLE = "---\ndescription: translates\n---\nYou translate into {language}.\n"
+
+
+async def test_role_file_that_is_dropped_in_while_the_agent_runs_is_performed_once_it_is_applied(
+    service: AgentSettings,
+    client: Client,
+    model: ModelServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(role_folder, "POLL_SECONDS", 0.05)
+    service, js = service.model_copy(update={"roles": tmp_path}), client.jetstream()
+    await topology.apply(js, [lane.name for lane in lanes(service)])
+    parts = list(build(service, Stopper()))
+    for part in parts:
+        await part.start()
+
+    async def told() -> str:
+        """What the role is told, found out by a task of its own."""
+        before = len(model.requests)
+        work = work_of(task("translator", inputs=[]), task_id=f"t{before}")
+        await js.publish(subjects.work("agent.translator"), work.to_json())
+        await eventually(lambda: len(model.requests) > before)
+        return str(model.sent()[0]["content"])
+
+    async def is_told(language: str) -> bool:
+        return f"into {language}" in await told()
+
+    try:
+        file = tmp_path / "translator.md"
+        with capture_logs() as lines:
+            file.write_text("---\nhalf of a fi")
+            await eventually(lambda: "front matter" in str(lines))
+            file.write_text(ROLE.format(language="Latin"))
+            await eventually(lambda: "topology apply" in str(lines))
+        await topology.apply(js, [lane.name for lane in lanes(service)])
+        assert await is_told("Latin")
+        file.write_text(ROLE.format(language="Old Greek"))
+        await eventually(lambda: is_told("Old Greek"))
+    finally:
+        for part in reversed(parts):
+            await part.stop()

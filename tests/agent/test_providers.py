@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 from goalwright_agent.core.dialect import Dialect
-from goalwright_agent.dialects import DialectFile
+from goalwright_agent.dialects import Dialects
 from goalwright_agent.handlers import Agent
 from goalwright_agent.provider import Provider
 from goalwright_agent.roles import load_roles
 from goalwright_agent.settings import AgentSettings, lanes, pools
 from goalwright_shared.errors import Refused
-from goalwright_shared.messages import Expand, Failed, LlmGrant, Throttled, Work
+from goalwright_shared.messages import Failed, LlmGrant, Throttled, Work
 from pydantic import ValidationError
 
 from agent.model_server import ModelServer, refuses, says
 from agent.play import Play, output_text, work_of
-from agent.test_asking import GOOD, ask
+from agent.test_asking import GOOD, SCHEMA, ask
 
 TWO_KEYS = """
 model = "gpt-4.1-mini"
@@ -135,7 +135,7 @@ async def other() -> AsyncIterator[ModelServer]:
     await server.stop()
 
 
-async def agent_on(settings: AgentSettings, memory: DialectFile | None = None) -> tuple[Agent, Provider]:
+async def agent_on(settings: AgentSettings, memory: Dialects | None = None) -> tuple[Agent, Provider]:
     """An agent as a process of its own would be."""
     provider = Provider(settings, memory)
     await provider.start()
@@ -217,7 +217,7 @@ async def test_a_pool_of_a_provider_that_this_agent_does_not_know_is_blocked_wit
 async def test_what_one_process_learned_the_next_one_knows(
     settings: AgentSettings, model: ModelServer, tmp_path: Path
 ) -> None:
-    memory = DialectFile(tmp_path / "state" / "dialects.json")
+    memory = Dialects(tmp_path / "state" / "dialects.json")
     first, provider = await agent_on(settings, memory)
     model.next(refuses(400, "response_format json_schema is not supported"), says(GOOD))
     assert (await Play(first).to_end(work_of(ask()))).kind == "done"
@@ -231,39 +231,75 @@ async def test_what_one_process_learned_the_next_one_knows(
     assert len(model.requests) == 3
 
 
-async def test_a_process_that_learns_late_learns_from_the_others_too(
+async def test_a_running_process_takes_over_what_another_has_learned(
     settings: AgentSettings, model: ModelServer, tmp_path: Path
 ) -> None:
-    memory = DialectFile(tmp_path / "dialects.json")
-    agent, provider = await agent_on(settings, memory)
-    memory.learn(model.url, "test-model", Dialect(rung="tool"))
-    model.next(refuses(400, "response_format json_schema is not supported"), says(GOOD))
-    outcome = await Play(agent).step(work_of(ask()))
+    path = tmp_path / "dialects.json"
+    agent, provider = await agent_on(settings, Dialects(path))
+    model.next(says(GOOD))
+    await Play(agent).to_end(work_of(ask()))
+    await asyncio.to_thread(Dialects(path).learn, model.url, "test-model", Dialect(rung="json_object"))
+    await Play(agent).to_end(work_of(ask()))
+    await asyncio.to_thread(Dialects(path).learn, model.url, "test-model", Dialect(rung="text"))
+    await Play(agent).to_end(work_of(ask()))
     await provider.stop()
-    assert isinstance(outcome, Expand)
-    assert outcome.continuation is not None
-    assert '"tool"' in json.dumps(outcome.continuation)
+    forms = [request.get("response_format", {}).get("type") for request in model.requests]
+    assert forms == ["json_schema", "json_object", None], "without a refusal of its own"
+
+
+WORDS, OTHER_SHAPE = says("It passed, I think."), says('{"verdict": "fine"}')
+
+
+@pytest.mark.parametrize("ignored", [WORDS, OTHER_SHAPE])
+async def test_a_server_that_takes_a_schema_and_ignores_it_is_asked_in_another_way(
+    settings: AgentSettings, model: ModelServer, tmp_path: Path, ignored: Any
+) -> None:
+    agent, provider = await agent_on(settings, Dialects(tmp_path / "dialects.json"))
+    model.next(ignored, ignored, says(GOOD))
+    outcome = await Play(agent).to_end(work_of(ask()))
+    await provider.stop()
+    assert outcome.kind == "done", "it costs no try"
+    forms = [request["response_format"]["type"] for request in model.requests]
+    assert forms == ["json_schema", "json_schema", "json_object"]
+    assert Dialects(tmp_path / "dialects.json").known(model.url, "test-model").rung == "json_object"
+
+
+async def test_one_wrong_answer_among_good_ones_teaches_nothing(agent: Agent, model: ModelServer) -> None:
+    model.next(OTHER_SHAPE, says(GOOD), WORDS, says(GOOD), OTHER_SHAPE, says(GOOD))
+    for _ in range(3):
+        assert (await Play(agent).to_end(work_of(ask()))).kind == "done"
+    assert {request["response_format"]["type"] for request in model.requests} == {"json_schema"}
+
+
+async def test_what_a_server_may_leave_to_us_is_not_taken_for_ignored(
+    agent: Agent, model: ModelServer
+) -> None:
+    bounded = {**SCHEMA, "properties": {**SCHEMA["properties"], "mood": {"type": "string", "minLength": 9}}}
+    model.next(says(GOOD), says(GOOD), says('{"passed": true, "mood": "long enough"}'))
+    assert (await Play(agent).to_end(work_of(ask(bounded)))).kind == "done"
+    assert {request["response_format"]["type"] for request in model.requests} == {"json_schema"}
 
 
 def test_what_was_learned_is_forgotten_after_a_week_and_a_broken_file_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = DialectFile(tmp_path / "dialects.json")
+    path = tmp_path / "dialects.json"
+    memory = Dialects(path)
     memory.learn("http://a/v1", "m", Dialect(rung="json_object"))
     memory.learn("http://a/v1", "m", Dialect(effort=False))
     memory.learn("http://b/v1", "m", Dialect(tools=False))
-    assert memory.read() == {
-        ("http://a/v1", "m"): Dialect(rung="json_object", effort=False),
-        ("http://b/v1", "m"): Dialect(tools=False),
-    }
+    for reader in (memory, Dialects(path)):
+        assert reader.known("http://a/v1", "m") == Dialect(rung="json_object", effort=False)
+        assert reader.known("http://b/v1", "m") == Dialect(tools=False)
     later = time.time() + 8 * 86_400
     monkeypatch.setattr(time, "time", lambda: later)
-    assert memory.read() == {}
-    (tmp_path / "dialects.json").write_text("[{")
-    assert memory.read() == {}
-    assert (
-        DialectFile(Path("/proc/nowhere/dialects.json")).learn("u", "m", Dialect(tools=False)).tools is False
-    )
+    for reader in (memory, Dialects(path)):
+        assert reader.known("http://a/v1", "m") == Dialect(), "the process that learned it tries again too"
+    path.write_text("[{")
+    assert Dialects(path).known("http://a/v1", "m") == Dialect()
+    nowhere = Dialects(Path("/proc/nowhere/dialects.json"))
+    nowhere.learn("u", "m", Dialect(tools=False))
+    assert nowhere.known("u", "m").tools is False
 
 
 THINKS = "gpt-5-mini"

@@ -458,19 +458,6 @@ async def test_role_that_uses_up_its_turns_fails(agent: Agent, model: ModelServe
     assert "last turn" in model.sent()[-1]["content"]
 
 
-async def test_long_transcript_travels_as_an_artifact(agent: Agent, model: ModelServer) -> None:
-    noise = {"exit_code": 0, "stdout": "n" * 6000, "stderr": ""}
-    model.next(*[calls(("run_program", TOTAL))] * 6, calls(finish(report="22")))
-    reports = {f"t-run-program-{turn}-0": noise for turn in range(6)}
-    play = Play(agent, child=done_child, reports=reports)
-    outcome = await play.to_end(work())
-    assert output_text(outcome, "report") == "22"
-    kinds = [list(dict(expand.continuation)) for expand in play.outcomes if isinstance(expand, Expand)]  # type: ignore[arg-type]
-    assert kinds[0] == ["transcript"]
-    assert kinds[-1] == ["transcript_ref"]
-    assert len(model.tool_results()) == 6
-
-
 async def test_foreign_continuation_fails_clearly(agent: Agent, model: ModelServer) -> None:
     outcome = await Play(agent).step(work(continuation={"step": 1}))
     assert isinstance(outcome, Failed)

@@ -31,14 +31,15 @@ def program_runs(turn: int) -> bool:
 
 
 def said(turn: int) -> Answer:
-    """What the model answers in a turn: ten different things to do."""
+    """What the model answers in a turn: ten different things to do, which fill a segment of the transcript by the
+    sixth."""
     if turn == TURNS - 1:
         return calls(("finish", {"outputs": [{"name": "report", "text": "It is done."}], "summary": "done"}))
     if program_runs(turn):
         output = {"name": f"part-{turn}", "type": "text"}
         return calls(("run_program", {"language": "python", "source": f"print({turn})", "outputs": [output]}))
     if turn % 3 == 1:
-        return calls(("write_artifact", {"name": "draft", "type": "text", "text": f"draft {turn}"}))
+        return calls(("write_artifact", {"name": "draft", "type": "text", "text": f"draft {turn}\n" * 600}))
     return calls(("post_note", {"text": f"note {turn}"}), ("read_artifact", {"name": "draft"}))
 
 
@@ -144,9 +145,13 @@ async def stage(nats_server: EmbeddedNats, postgres_dsn: str) -> AsyncIterator[S
 async def test_agent_that_dies_in_a_call_repeats_it_and_one_that_dies_while_it_waits_repeats_nothing(
     stage: Stage,
 ) -> None:
-    asked = await stage.play((2, "before the answer"), (3, "while a program runs"))
-    assert stage.asked[2] == 2
+    asked = await stage.play((6, "while a program runs"), (7, "before the answer"))
+    assert stage.asked[7] == 2
     assert asked == TURNS + 1
+    drafts = [
+        message["content"] for message in stage.model.sent() if '"text": "draft' in str(message["content"])
+    ]
+    assert len(drafts) == 3, "what was read before the deaths is still told after them"
 
 
 @pytest.mark.chaos

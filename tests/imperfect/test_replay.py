@@ -13,7 +13,7 @@ import yaml
 from agent.model_server import Answer, ModelServer, completion
 from agent.play import Play, done_child, output_text, work_of
 from agent.test_asking import ask
-from goalwright_agent import material
+from goalwright_agent import continuation
 from goalwright_agent.core.turns import State
 from goalwright_agent.handlers import Agent
 from goalwright_agent.provider import Provider
@@ -100,7 +100,7 @@ async def remembered(outcome: Outcome, artifacts: MemoryArtifacts) -> State:
     """What the task remembers for its next turn."""
     assert isinstance(outcome, Expand), outcome
     assert outcome.tasks == []
-    state = await material.loaded(artifacts, outcome.continuation)
+    state = await continuation.loaded(artifacts, outcome.continuation)
     assert state is not None
     return state
 

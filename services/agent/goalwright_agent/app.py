@@ -12,9 +12,10 @@ from goalwright_shared.lifecycle import Part, Stopper
 from goalwright_shared.telemetry import configure_logging, remember_secrets
 from goalwright_shared.worker import Worker
 
-from goalwright_agent.dialects import DialectFile
+from goalwright_agent.dialects import Dialects
 from goalwright_agent.handlers import Agent
 from goalwright_agent.provider import Provider
+from goalwright_agent.role_folder import RoleFolder
 from goalwright_agent.roles import load_roles
 from goalwright_agent.settings import AgentSettings, served_lanes
 
@@ -22,7 +23,7 @@ from goalwright_agent.settings import AgentSettings, served_lanes
 def build(settings: AgentSettings, stopper: Stopper) -> Sequence[Part]:
     """The parts, in the order they start. Raises Refused for a bad role file or an unknown role."""
     connection = Connection(build_broker("agent", settings, stopper), settings)
-    provider = Provider(settings, DialectFile(settings.home / "dialects.json"))
+    provider = Provider(settings, Dialects(settings.home / "dialects.json"))
     agent = Agent(provider, load_roles(settings.roles, web=settings.web))
 
     async def ready() -> str | None:
@@ -38,12 +39,16 @@ def build(settings: AgentSettings, stopper: Stopper) -> Sequence[Part]:
         name=process_name(settings),
         drain_seconds=settings.drain_seconds,
     )
-    return [
+    parts: list[Part] = [
         connection,
         Health("agent", settings.health_host, settings.health_port, ready),
         provider,
         worker,
     ]
+    if settings.roles is not None:
+        everything = not settings.roles_served.strip()
+        parts.append(RoleFolder(settings.roles, agent, worker, web=settings.web, all_lanes=everything))
+    return parts
 
 
 async def serve(settings: AgentSettings | None = None) -> int:

@@ -17,7 +17,7 @@ from goalwright_shared.messages import (
 from goalwright_shared.telemetry import redact
 from goalwright_shared.worker import Attempt
 
-from goalwright_agent import material
+from goalwright_agent import continuation, material
 from goalwright_agent.calls import Adapted, Broken, Limited, Reply, Request, Vectors
 from goalwright_agent.core import prompt
 from goalwright_agent.core.answers import first_cap
@@ -45,7 +45,11 @@ class Agent:
 
     def __init__(self, provider: Provider, roles: Mapping[str, Role]) -> None:
         self._provider = provider
-        self._roles = roles
+        self._roles = dict(roles)
+
+    def learn(self, role: Role) -> None:
+        """Perform this role from now on, or in this way: a turn that has begun goes on as it began."""
+        self._roles[role.name] = role
 
     async def perform(self, work: Work, attempt: Attempt) -> Outcome:
         """Exactly one model call, or none when the task cannot be asked."""
@@ -55,7 +59,7 @@ class Agent:
             return await self._embed(work, attempt, work.llm)
         try:
             session = await self._session(work, attempt, work.llm)
-        except material.BadContinuation as error:
+        except continuation.BadContinuation as error:
             return failed(work, error.code, str(error))
         if isinstance(session, Failed):
             return session
@@ -64,7 +68,7 @@ class Agent:
     # --- what is asked ---
 
     async def _session(self, work: Work, attempt: Attempt, grant: LlmGrant) -> Session | Failed:
-        state = await material.loaded(attempt.artifacts, work.continuation)
+        state = await continuation.loaded(attempt.artifacts, work.continuation)
         if work.lane == ASK:
             return ask_session(work, attempt, grant, state)
         role = self._roles.get(work.lane.removeprefix("agent."))

@@ -1,16 +1,16 @@
-"""What a task reads and leaves: excerpts of artifacts, the continuation, checked outputs, call records."""
+"""What a task reads and leaves: excerpts of artifacts, checked outputs, call records."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 from goalwright_shared.artifacts import Artifacts
 from goalwright_shared.checks import check_acceptance, check_output
-from goalwright_shared.errors import ArtifactUnavailable, GoalwrightError
+from goalwright_shared.errors import ArtifactUnavailable
 from goalwright_shared.messages import (
     ArtifactRef,
     ArtifactType,
@@ -20,16 +20,12 @@ from goalwright_shared.messages import (
     OutputSpec,
 )
 from goalwright_shared.telemetry import redact
-from pydantic import JsonValue, ValidationError
 
 from goalwright_agent.core.answers import storable
 from goalwright_agent.core.prompt import described
-from goalwright_agent.core.turns import State
+from goalwright_agent.core.visible import visible
 
 log = structlog.get_logger(__name__)
-
-INLINE_STATE_BYTES = 24_000
-"""Continuations up to this many bytes travel inside messages; larger ones are artifacts."""
 
 READABLE_BYTES = 32 << 20
 """Artifacts above this are not read whole into the agent's memory; programs read those."""
@@ -43,12 +39,21 @@ _TEXT_LIKE = (ArtifactType.TEXT, ArtifactType.JSON, ArtifactType.TABLE)
 
 def clean(value: Any) -> Any:
     """JSON with the secrets in its strings masked, and storable; its shape and keys stay."""
+    return _mapped(lambda text: redact(storable(text)), value)
+
+
+def shown(value: Any) -> Any:
+    """JSON as prompts show it: clean, and with nothing hidden in it. What is stored and delivered stays as it was."""
+    return _mapped(lambda text: visible(redact(storable(text))), value)
+
+
+def _mapped(change: Callable[[str], str], value: Any) -> Any:
     if isinstance(value, str):
-        return redact(storable(value))
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: clean(part) for key, part in value.items()}
+        return {key: _mapped(change, part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [clean(part) for part in value]
+        return [_mapped(change, part) for part in value]
     return value
 
 
@@ -133,40 +138,6 @@ async def read_part(
         "text": text,
         "next_offset": end if text and end < ref.size else None,
     }
-
-
-# --- continuation --------------------------------------------------------------------------------------
-
-
-async def saved(artifacts: Artifacts, state: State) -> JsonValue:
-    """The state as a continuation: inline when small, else an artifact."""
-    dumped = clean(state.model_dump(mode="json", by_alias=True, exclude_defaults=True))
-    body = json.dumps(dumped, ensure_ascii=False).encode()
-    if len(body) <= INLINE_STATE_BYTES:
-        return {"transcript": dumped}
-    ref = await artifacts.put_bytes("transcript", ArtifactType.JSON, body)
-    return {"transcript_ref": ref.model_dump(mode="json")}
-
-
-class BadContinuation(GoalwrightError):
-    """A continuation that this agent did not write."""
-
-
-async def loaded(artifacts: Artifacts, continuation: JsonValue) -> State | None:
-    """The state in a continuation; None when there is none. Raises BadContinuation, ArtifactUnavailable."""
-    if continuation is None:
-        return None
-    try:
-        if isinstance(continuation, dict) and "transcript" in continuation:
-            return State.model_validate_json(json.dumps(continuation["transcript"]))
-        if isinstance(continuation, dict) and "transcript_ref" in continuation:
-            ref = ArtifactRef.model_validate_json(json.dumps(continuation["transcript_ref"]))
-            return State.model_validate_json(await artifacts.get_bytes(ref))
-    except ValidationError as error:
-        raise BadContinuation(
-            "bad_continuation", f"the continuation does not parse: {error}"[:500]
-        ) from error
-    raise BadContinuation("bad_continuation", "the continuation was not written by an agent")
 
 
 # --- outputs -------------------------------------------------------------------------------------------

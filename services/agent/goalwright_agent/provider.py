@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
 
-from goalwright_agent.calls import Adapted, Broken, Limited, Request, Result, Vectors, blocked
+from goalwright_agent.calls import Adapted, Broken, Limited, Reply, Request, Result, Vectors, blocked
 from goalwright_agent.client import Client
-from goalwright_agent.core.dialect import Dialect, is_strict
-from goalwright_agent.dialects import DialectFile
+from goalwright_agent.core.dialect import Dialect, is_strict, keeps_form, one_rung_down
+from goalwright_agent.core.wire import arguments_of
+from goalwright_agent.dialects import Dialects
 from goalwright_agent.endpoints import Endpoint
 from goalwright_agent.settings import AgentSettings
 
 log = structlog.get_logger(__name__)
 
+_IGNORED = 2
+"""Answers in a row without the form that was asked for, until the next humbler form is asked for: the second correction
+of a task is then already asked in another way."""
+
 
 class Provider:
     """A part: a client for each endpoint and key, and what was learned about their models.
 
-    What is learned counts for this process, and with a `memory` for those that start later.
+    What is learned counts for this process, and with a `memory` in a file for all that have it.
     """
 
-    def __init__(self, settings: AgentSettings, memory: DialectFile | None = None) -> None:
+    def __init__(self, settings: AgentSettings, memory: Dialects | None = None) -> None:
         self._settings = settings
         self._endpoints: dict[str, Endpoint] = settings.endpoints()
-        self._memory = memory
-        self._dialects: dict[tuple[str, str], Dialect] = {}  # by base URL and model
+        self._memory = memory or Dialects()
+        self._formless: Counter[tuple[str, str, str]] = Counter()  # in a row, by base URL, model and rung
         self._clients: dict[str, Client] = {}
 
     async def start(self) -> None:
         """Build the clients on the running loop; they connect at the first call."""
-        if self._memory is not None:
-            self._dialects = await asyncio.to_thread(self._memory.read)
         self._clients = {
             name: Client(
                 endpoint,
@@ -60,10 +64,12 @@ class Provider:
         if endpoint is None:
             return self._unknown(request.key_name)
         place = endpoint.base_url, request.model
-        dialect = self._dialects.get(place, Dialect()).lower(request.dialect)
+        dialect = (await asyncio.to_thread(self._memory.known, *place)).lower(request.dialect)
         result = await self._clients[endpoint.name].complete(request, dialect)
         if isinstance(result, Adapted):
             return await self._learned(place, request, dialect, result)
+        if isinstance(result, Reply):
+            await self._noticed(place, request, dialect, result)
         return result
 
     async def embed(self, key_name: str, model: str, texts: Sequence[str]) -> Vectors | Limited | Broken:
@@ -80,10 +86,25 @@ class Provider:
         log.info("dialect learned", model=request.model, dialect=lower.model_dump(), said=adapted.said)
         if not _is_about_the_server(lower, dialect, request):
             return adapted
-        if self._memory is not None:  # others may know more by now
-            lower = await asyncio.to_thread(self._memory.learn, *place, lower)
-        self._dialects[place] = self._dialects.get(place, Dialect()).lower(lower)
-        return Adapted(lower)
+        return Adapted(await asyncio.to_thread(self._memory.learn, *place, lower))
+
+    async def _noticed(
+        self, place: tuple[str, str], request: Request, dialect: Dialect, reply: Reply
+    ) -> None:
+        """Remember that a server takes the parameter for structured output, and ignores it."""
+        if request.schema is None or request.tools or reply.finish_reason not in ("stop", "tool_calls"):
+            return
+        answer = reply.content if not reply.tool_calls else arguments_of(reply.tool_calls[0])
+        keeps = await asyncio.to_thread(keeps_form, answer, request.schema, dialect.rung)
+        counted = (*place, dialect.rung)
+        if keeps is None or reply.refusal:
+            return
+        self._formless[counted] = 0 if keeps else self._formless[counted] + 1
+        if self._formless[counted] >= _IGNORED:
+            del self._formless[counted]
+            lower = one_rung_down(dialect)
+            log.info("structured output is ignored", model=request.model, asked=dialect.rung, now=lower.rung)
+            await asyncio.to_thread(self._memory.learn, *place, lower)
 
     def _unknown(self, key_name: str) -> Limited:
         known = ", ".join(sorted(self._endpoints))

@@ -18,7 +18,7 @@ from goalwright_shared.messages import (
 )
 from goalwright_shared.telemetry import redact
 
-from goalwright_agent import material
+from goalwright_agent import continuation, material
 from goalwright_agent.calls import Reply
 from goalwright_agent.core import capability, prompt
 from goalwright_agent.core.answers import candidate
@@ -34,6 +34,7 @@ from goalwright_agent.core.turns import (
     step_of,
     tool_message,
 )
+from goalwright_agent.core.wire import arguments_of
 from goalwright_agent.outcomes import failed, ids
 from goalwright_agent.sessions import ANSWER_TYPES, Session
 
@@ -85,9 +86,7 @@ async def _single_answer(session: Session, reply: Reply) -> Outcome:
     assert output is not None, "a session without tools has one output"
     content = reply.content
     if session.schema is not None and reply.tool_calls:  # the forced tool of the ladder carries the answer
-        function = reply.tool_calls[0].get("function")
-        arguments = function.get("arguments") if isinstance(function, dict) else None
-        content = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        content = arguments_of(reply.tool_calls[0])
     wants_object = session.schema is not None and session.schema.is_object
     found = candidate(output, content, want_object=wants_object)
     if found.fault:
@@ -280,8 +279,8 @@ async def again(
     work = session.work
     if prompt.turns_left(work) == 0:
         return failed(work, "max_turns", f"not finished within {work.spec.max_turns} turns", retryable=True)
-    continuation = await material.saved(session.attempt.artifacts, state)
-    return Expand(**ids(work), tasks=tasks or [], artifacts=dict(artifacts or {}), continuation=continuation)
+    saved = await continuation.saved(session.attempt.artifacts, state)
+    return Expand(**ids(work), tasks=tasks or [], artifacts=dict(artifacts or {}), continuation=saved)
 
 
 def _evidence(checks: list[CheckResult]) -> list[str]:

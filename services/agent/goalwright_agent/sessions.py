@@ -165,14 +165,14 @@ def as_sent(session: Session) -> tuple[prompt.ChatMessages, Session]:
     now = ""
     if session.tools and state.turns:
         seen = {"notes_seen": state.notes_seen, "errors_seen": state.errors_seen}
-        now = material.clean(prompt.now_section(session.work, **seen))
+        now = material.shown(prompt.now_section(session.work, **seen))
     room = cap - (estimate_tokens([{"content": now}]) if now else 0)
     try:
-        messages, packing = pack(material.clean(state.messages), session.definitions, room, state.packing)
+        packed = pack(material.shown(state.messages), session.definitions, room, state.packing, state.recap)
     except TooBig as error:
         raise TooBig(error.tokens + cap - room) from error
-    remembering = replace(session, state=state.model_copy(update={"packing": packing}))
-    return prompt.with_now(messages, now) if now else messages, remembering
+    sent = prompt.with_now(packed.messages, now) if now else packed.messages
+    return sent, replace(session, state=state.packed(packed))
 
 
 async def texts_to_embed(work: Work, attempt: Attempt) -> list[str] | None:

@@ -1,7 +1,8 @@
 """How a server is asked: which form of structured output it knows, and how it names the output cap.
 
-A server's dialect is learned from its refusals (HTTP 400 or 422), never guessed from its name: each step down
-the ladder json_schema → json_object → forced tool → text is another turn, because one Work is one call.
+A server's dialect is learned from its refusals (HTTP 400 or 422) and from answers that do not keep to what was asked
+for, never guessed from its name: each step down the ladder json_schema → json_object → forced tool → text is another
+turn, because one Work is one call.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from goalwright_shared.checks import check_output
+from goalwright_shared.messages import ArtifactType, OutputSpec
 from pydantic import BaseModel, ConfigDict
+
+from goalwright_agent.core.answers import extract_json
 
 Rung = Literal["json_schema", "json_object", "tool", "text"]
 LADDER: tuple[Rung, ...] = ("json_schema", "json_object", "tool", "text")
@@ -118,6 +123,55 @@ def structure_parameters(schema: Schema | None, rung: Rung) -> dict[str, Any]:
     return {}
 
 
+_SHAPE = (
+    "type",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+    "enum",
+    "const",
+    "anyOf",
+    "$ref",
+    "$defs",
+)
+"""What servers that enforce a schema enforce; bounds and patterns are left to our own checks by many."""
+
+
+def _shape(schema: Any) -> Any:
+    """The schema without what a server may rightly leave unenforced."""
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: part for key, part in schema.items() if key in _SHAPE}
+    for key in ("properties", "$defs"):
+        if isinstance(found.get(key), dict):
+            found[key] = {name: _shape(part) for name, part in found[key].items()}
+    if "items" in found:
+        found["items"] = _shape(found["items"])
+    if isinstance(found.get("anyOf"), list):
+        found["anyOf"] = [_shape(part) for part in found["anyOf"]]
+    return found
+
+
+def keeps_form(answer: str, schema: Schema, rung: Rung) -> bool | None:
+    """Whether an answer that ended by itself has the form that was asked for on `rung`: a server may take the
+    parameter and ignore it. None: that cannot be told."""
+    if rung == "text" or not schema.is_object:
+        return None
+    text = extract_json(answer, want_object=True)
+    if rung != "json_schema" or text is None:
+        return text is not None
+    if not is_strict(schema.body):
+        return None
+    spec = OutputSpec(name="answer", type=ArtifactType.JSON, schema=_shape(schema.body))
+    return all(found.passed for found in check_output(spec, text.encode("utf-8", "surrogatepass")))
+
+
+def one_rung_down(dialect: Dialect) -> Dialect:
+    """The dialect with the next humbler form of structured output; not for the last one."""
+    return dialect.model_copy(update={"rung": LADDER[LADDER.index(dialect.rung) + 1]})
+
+
 def default_cap_field(base_url: str) -> CapField:
     """OpenAI's own endpoints refuse `max_tokens` for reasoning models; most others know only that."""
     modern = re.match(r"https?://([^/]*\.)?(openai\.com|azure\.com)(:|/|$)", base_url)
@@ -135,7 +189,7 @@ def after_refusal(dialect: Dialect, message: str, parameters: Mapping[str, Any])
         return dialect.model_copy(update={"cap_field": other})
     structured = "response_format" in parameters or "tool_choice" in parameters
     if structured and _ABOUT_STRUCTURE.search(text):
-        return dialect.model_copy(update={"rung": LADDER[LADDER.index(dialect.rung) + 1]})
+        return one_rung_down(dialect)
     if "tools" in parameters and _NO_TOOLS.search(text):
         return dialect.model_copy(update={"tools": False})
     return None

@@ -10,13 +10,14 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from goalwright_agent.core.clipping import clip, shorten
 from goalwright_agent.core.prompt import ChatMessages, card_in, with_card
-from goalwright_agent.core.recap import recap_messages
+from goalwright_agent.core.recap import Recap
 
 BYTES_PER_TOKEN = 3.5
 """A conservative estimate for words: JSON-heavy English measured 3.4 to 4 characters a token."""
@@ -48,16 +49,25 @@ class TooBig(Exception):
 
 
 class Packing(BaseModel):
-    """How a transcript is shown; kept from turn to turn. Positions count the transcript's messages."""
+    """How a transcript is shown; kept from turn to turn. A position counts the messages of the transcript."""
 
     model_config = ConfigDict(frozen=True)
 
-    condensed: int = 0  # turns before this message are told as one recap
-    recap_chars: int = 0  # which is at most so long
     shortened: int = 0  # texts in results before this message have at most `old_chars`
     old_chars: int | None = None
     card_chars: int | None = None  # of each text in the card
     chars: int | None = None  # of each text in any result, the latest too
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A transcript as it is sent: `told` of its messages after the opening have been left to the recap, and
+    `packing` is that of the transcript without them."""
+
+    messages: ChatMessages
+    packing: Packing
+    recap: Recap
+    told: int = 0
 
 
 def estimate_tokens(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> int:
@@ -89,66 +99,75 @@ def pack(
     tools: Sequence[Mapping[str, Any]],
     max_tokens: int,
     packing: Packing = Packing(),  # noqa: B008  # frozen
-) -> tuple[ChatMessages, Packing]:
-    """The messages as they fit `max_tokens`, and how they were packed. Raises TooBig.
+    recap: Recap = Recap(),  # noqa: B008  # frozen
+) -> Packed:
+    """The messages as they fit `max_tokens`, with the `recap` of earlier ones. Raises TooBig.
 
     As before (`packing`) when that fits. Else in this order: long results of old turns, the oldest turns as one
     recap, the card's excerpts, all results.
     """
-    transcript = [dict(message) for message in messages]
     room = max_tokens - estimate_tokens([], tools)
     smallest: int | None = None
-    for tighter, enough in _ever_tighter(transcript, packing, room):
-        packed = _shown(transcript, tighter)
-        size = estimate_tokens(packed)
+    transcript = Packed([dict(message) for message in messages], packing, recap)
+    for tighter, enough in _ever_tighter(transcript, room):
+        shown = _shown(tighter)
+        size = estimate_tokens(shown)
         if size <= enough:
-            return packed, tighter
+            return replace(tighter, messages=shown)
         smallest = size if smallest is None else min(size, smallest)
     raise TooBig((smallest or 0) + max_tokens - room)
 
 
-def _ever_tighter(messages: ChatMessages, packing: Packing, room: int) -> Iterator[tuple[Packing, float]]:
-    """Packings, each tighter than the one before, and the tokens with which each is good enough."""
-    yield packing, room
+def _ever_tighter(packed: Packed, room: int) -> Iterator[tuple[Packed, float]]:
+    """The transcript packed ever tighter, not yet as it is shown, and the tokens with which each is good enough."""
+    yield packed, room
     goal = room * _LOW_WATER
-    turns = _turns(messages)
+    turns = _turns(packed.messages)
     if turns:
         for limit in (1_500, 400):
-            if packing.old_chars is None or limit <= packing.old_chars:
-                packing = packing.model_copy(update={"shortened": turns[-1], "old_chars": limit})
-                yield packing, goal
-        packing = _condensed(messages, turns, packing, room)
-        yield packing, room
+            if packed.packing.old_chars is None or limit <= packed.packing.old_chars:
+                packed = _tighter(packed, shortened=turns[-1], old_chars=limit)
+                yield packed, goal
+        packed = _condensed(packed, turns, room)
+        yield packed, room
     for field, limits in (("card_chars", (2_000, 600, 200)), ("chars", (1_500, 400, 120))):
         for limit in limits:
-            if getattr(packing, field) is None or limit <= getattr(packing, field):
-                packing = packing.model_copy(update={field: limit})
-                yield packing, room
+            if getattr(packed.packing, field) is None or limit <= getattr(packed.packing, field):
+                packed = _tighter(packed, **{field: limit})
+                yield packed, room
 
 
-def _condensed(messages: ChatMessages, turns: Sequence[int], packing: Packing, room: int) -> Packing:
-    """The packing with as many of the oldest turns condensed as leaves room for new ones; the last one stays."""
+def _tighter(packed: Packed, **changes: int) -> Packed:
+    return replace(packed, packing=packed.packing.model_copy(update=changes))
+
+
+def _condensed(packed: Packed, turns: Sequence[int], room: int) -> Packed:
+    """As many of the oldest turns left to the recap as makes room for new ones; the last one stays."""
     chars = min(_RECAP_CHARS, max(200, int(room * _RECAP_SHARE)))
-    sizes = [_message_tokens(_short(m, at, turns[0], packing)) for at, m in enumerate(messages)]
-    left = sum(sizes) + estimate_tokens(recap_messages([], 0)) + chars * _TOKENS_PER_MARK
+    first, messages, packing = turns[0], packed.messages, packed.packing
+    sizes = [_message_tokens(_short(m, at, first, packing)) for at, m in enumerate(messages)]
+    left = sum(sizes) + estimate_tokens(Recap().messages()) + chars * _TOKENS_PER_MARK
+    cut = first
     for begin, end in itertools.pairwise(turns):
         left -= sum(sizes[begin:end])
-        if end > packing.condensed:
-            packing = packing.model_copy(update={"condensed": end, "recap_chars": chars})
-            if left <= room * _LOW_WATER:
-                break
-    return packing
+        cut = end
+        if left <= room * _LOW_WATER:
+            break
+    told = cut - first
+    return Packed(
+        [*messages[:first], *messages[cut:]],
+        packing.model_copy(update={"shortened": max(first, packing.shortened - told)}),
+        packed.recap.extended(messages[first:cut], chars),
+        told,
+    )
 
 
-def _shown(messages: ChatMessages, packing: Packing) -> ChatMessages:
-    """The transcript as a packing shows it."""
-    turns = _turns(messages)
-    first = turns[0] if turns else len(messages)
-    begin = max(first, packing.condensed)
-    told = recap_messages(messages[first:begin], packing.recap_chars) if begin > first else []
-    opening = [_short(message, at, first, packing) for at, message in enumerate(messages[:first])]
-    rest = [_short(message, begin + at, first, packing) for at, message in enumerate(messages[begin:])]
-    return [*opening, *told, *rest]
+def _shown(packed: Packed) -> ChatMessages:
+    """The transcript as its packing shows it, with the recap before its turns."""
+    turns = _turns(packed.messages)
+    first = turns[0] if turns else len(packed.messages)
+    short = [_short(message, at, first, packed.packing) for at, message in enumerate(packed.messages)]
+    return [*short[:first], *(packed.recap.messages() if packed.recap.total else ()), *short[first:]]
 
 
 def _turns(messages: ChatMessages) -> list[int]:

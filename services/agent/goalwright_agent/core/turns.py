@@ -24,13 +24,14 @@ from goalwright_shared.messages import (
     TaskSpec,
     Work,
 )
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from goalwright_agent.core import capability
 from goalwright_agent.core.answers import extract_json, storable
 from goalwright_agent.core.clipping import clip
 from goalwright_agent.core.dialect import Dialect
-from goalwright_agent.core.packing import Packing
+from goalwright_agent.core.packing import Packed, Packing
+from goalwright_agent.core.recap import Recap
 from goalwright_agent.core.tools import (
     NOTES_PER_REPLY,
     Arguments,
@@ -73,12 +74,46 @@ class Pending(BaseModel):
     url: str = ""  # of a `fetch_url`
 
 
+class Segment(BaseModel):
+    """Messages of a transcript that are stored as one object and stay as they are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: ArtifactRef
+    messages: int  # in the object
+    opening: int = 0  # its first ones, which every prompt begins with
+    told: int = 0  # those after the opening that the recap tells
+
+    def needed(self, stored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Of the messages in the object, those that the recap does not tell."""
+        return [*stored[: self.opening], *stored[self.opening + self.told :]]
+
+
+class Kept(BaseModel):
+    """Artifacts of a task, their small texts included, that are stored as one object."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: ArtifactRef
+    objects: list[
+        str
+    ] = []  # that those artifacts are in: named here too, so that they are not forgotten as unnamed
+
+
 class State(BaseModel):
-    """What a task remembers between two turns."""
+    """What a task remembers between two turns.
+
+    `messages` is the opening and the turns that the recap does not tell. The first of them are in `segments`, in
+    their order; likewise the first of `artifacts` in `kept`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     messages: list[dict[str, Any]] = []
+    recap: Recap = Recap()
+    segments: list[Segment] = []
+    kept: list[Kept] = []
+    kept_artifacts: dict[str, ArtifactRef] = Field(default={}, exclude=True)  # what is in them
     pending: list[Pending] = []
     artifacts: dict[str, ArtifactRef] = {}  # what was written or left by children, by name; the latest counts
     asked: dict[str, str] = {}  # questions that were put, by digest: the calls that put them
@@ -92,8 +127,32 @@ class State(BaseModel):
 
     @property
     def turns(self) -> int:
-        """Replies in the transcript."""
-        return sum(message["role"] == "assistant" for message in self.messages)
+        """Replies so far."""
+        return self.recap.total + len([one for one in self.messages if one["role"] == "assistant"])
+
+    @property
+    def opening(self) -> int:
+        """Messages before the first reply."""
+        replies = (at for at, message in enumerate(self.messages) if message["role"] == "assistant")
+        return next(replies, len(self.messages))
+
+    def packed(self, packed: Packed) -> State:
+        """The state that remembers how its transcript was packed: what the recap tells is let go."""
+        first, left = self.opening, packed.told
+        segments: list[Segment] = []
+        for segment in self.segments:
+            told = min(left, segment.messages - segment.opening - segment.told)
+            left -= told
+            if segment.opening or segment.told + told < segment.messages:
+                segments.append(segment.model_copy(update={"told": segment.told + told}))
+        messages = [*self.messages[:first], *self.messages[first + packed.told :]]
+        changes = {
+            "messages": messages,
+            "segments": segments,
+            "recap": packed.recap,
+            "packing": packed.packing,
+        }
+        return self.model_copy(update=changes)
 
     def said(self, *messages: Mapping[str, Any], **changes: Any) -> State:
         """The state with `messages` at the end of the transcript."""

@@ -137,3 +137,10 @@ def _span(value: str | None) -> float | None:
     parts = re.findall(r"(\d{1,9}(?:\.\d+)?)(ms|s|m|h|d)", value or "")
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
     return sum(float(number) * units[unit] for number, unit in parts) if parts else None
+
+
+def arguments_of(call: Mapping[str, Any]) -> str:
+    """The arguments of a tool call as text, as the server wrote them."""
+    function = call.get("function")
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    return arguments if isinstance(arguments, str) else json.dumps(arguments)
