@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import platform
 import queue
 import re
 import shutil
@@ -32,6 +31,7 @@ from goalwright_executor.sandbox.groups import Group, Groups
 from goalwright_executor.sandbox.inside import ENVIRONMENT
 from goalwright_executor.sandbox.port import Job, OnOutput, SandboxLost, cancelled
 from goalwright_executor.sandbox.probe import probe
+from goalwright_executor.sandbox.restrictions import Restrictions, advice
 from goalwright_executor.sandbox.watch import Watch
 
 log = structlog.get_logger(__name__)
@@ -86,7 +86,7 @@ class Bubblewrap:
             if problem is None:
                 log.info("sandbox works", sandbox=self.name, bwrap=str(candidate), lacks=self.lacks)
                 return None
-            problems.append(_advice(candidate, problem))
+            problems.append(advice(candidate, problem, Restrictions.here()))
         return "; ".join(problems)
 
     async def run(self, job: Job, limits: Limits, on_output: OnOutput) -> Run:
@@ -325,25 +325,3 @@ def _told(code: int, watch: Watch, found: inside.Report | None, wall_seconds: fl
         stdout=bytes(watch.stdout),
         stderr=bytes(watch.stderr),
     )
-
-
-def _advice(bwrap: Path, problem: str) -> str:
-    """The problem with the fix that is known for it."""
-    restricted = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-    with contextlib.suppress(OSError):
-        if restricted.read_text().strip() == "1" and os.geteuid() != 0:
-            return f"{bwrap}: {problem}. AppArmor restricts user namespaces; allow this file with\n" + (
-                f"printf 'abi <abi/4.0>,\\ninclude <tunables/global>\\nprofile goalwright-bwrap {bwrap} "
-                "flags=(unconfined) {\\n  userns,\\n}\\n' | sudo tee /etc/apparmor.d/goalwright-bwrap && "
-                "sudo apparmor_parser -r /etc/apparmor.d/goalwright-bwrap"
-            )
-    if "ermission denied" in problem or "not permitted" in problem or "No permissions" in problem:
-        inside_container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
-        if inside_container:
-            return (
-                f"{bwrap}: {problem}. In a container use GOALWRIGHT_SANDBOX=docker with the engine's socket, "
-                "or start it as a plain user with --security-opt seccomp=unconfined "
-                "--security-opt systempaths=unconfined"
-            )
-        return f"{bwrap}: {problem}. Allow user namespaces: sudo sysctl -w kernel.unprivileged_userns_clone=1"
-    return f"{bwrap}: {problem} ({platform.platform()})"

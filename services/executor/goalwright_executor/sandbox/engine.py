@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -23,6 +22,7 @@ import structlog
 from goalwright_executor import core
 from goalwright_executor.sandbox import inside, seccomp
 from goalwright_executor.sandbox.port import SandboxLost
+from goalwright_executor.sandbox.restrictions import is_container
 
 log = structlog.get_logger(__name__)
 
@@ -136,8 +136,7 @@ class Engine:
             return no_image(self.image), ()
         except (DockerException, OSError) as error:
             host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-            is_container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
-            return no_engine(str(error), host, sys.platform, is_container=is_container), ()
+            return no_engine(str(error), host, sys.platform, is_container=is_container()), ()
 
     def close(self) -> None:
         """Remove what is still ours (the engine was away when it should have gone), close the connection."""
