@@ -18,7 +18,6 @@ from datetime import date, datetime
 from typing import Any, BinaryIO
 
 from goalwright_shared import parquet
-from goalwright_shared.messages import OutputSpec
 
 _ROW_CHARACTERS = 4 << 20
 _CELL_CHARACTERS = 1 << 20
@@ -32,6 +31,10 @@ Tick = Callable[[], None]
 
 class Unfit(ValueError):
     """The data is not what its type says; the text is the evidence."""
+
+
+class Unchecked(str):
+    """A finding that is no error: what was declared and not looked at."""
 
 
 @dataclass(frozen=True)
@@ -53,27 +56,36 @@ class Table:
     columns: tuple[Column, ...]
 
 
-def declared(spec: OutputSpec) -> list[Table]:
-    """The tables of a schema, leaving out what is malformed."""
-    tables = (spec.schema_ or {}).get("tables")
-    found = [table for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
-    return [Table(str(table.get("name") or spec.name), tuple(_columns(table))) for table in found]
+def declared(name: str, schema: Mapping[str, Any] | None) -> list[Table]:
+    """The tables of a schema, leaving out what is malformed; one without a name has that of the output."""
+    found = [table for table in listed(schema or {}) if isinstance(table, dict)]
+    return [Table(str(table.get("name") or name), tuple(_columns(table))) for table in found]
+
+
+def listed(schema: Mapping[str, Any]) -> list[Any]:
+    """The tables of a schema as they stand there; columns without a table are those of one."""
+    found = schema.get("tables")
+    if isinstance(found, list):
+        return found
+    return [schema] if found is None and isinstance(schema.get("columns"), list) else []
 
 
 def _columns(table: Mapping[str, Any]) -> Iterator[Column]:
     columns = table.get("columns")
     for column in columns if isinstance(columns, list) else []:
-        if isinstance(column, dict) and isinstance(column.get("name"), str):
+        if isinstance(column, str):
+            yield Column(column)
+        elif isinstance(column, dict) and isinstance(column.get("name"), str):
             yield Column(
                 name=column["name"],
                 kind=KINDS.get(str(column.get("type", "")).lower().partition("(")[0].strip()),
                 nullable=column.get("nullable") is not False,
                 unique=column.get("unique") is True,
-                references=_reference(column.get("references")),
+                references=reference(column.get("references")),
             )
 
 
-def _reference(value: Any) -> tuple[str, str] | None:
+def reference(value: Any) -> tuple[str, str] | None:
     """`table.column`, or an object with both."""
     if isinstance(value, dict):
         table, column = value.get("table"), value.get("column")
@@ -223,7 +235,6 @@ class Checker:
     tables: Sequence[Table]
     tick: Tick
     _seen: dict[tuple[str, str], str] = field(default_factory=dict)  # SQL table by (table, column)
-    _unknown: set[str] = field(default_factory=set)  # tables whose values were not read
 
     def __post_init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -243,8 +254,8 @@ class Checker:
     def table(self, table: Table, file: BinaryIO) -> Iterator[str]:
         """What of a file is not as declared: at most one finding for each rule of a column. Raises `Unfit`."""
         if is_parquet(file):
-            self._unknown.add(table.name)
             yield from _footer_errors(table, _footer(file))
+            yield from _unread(table)
             return
         body = rows(file)
         header = next(body)
@@ -359,6 +370,17 @@ def _footer_errors(table: Table, footer: parquet.Footer) -> Iterator[str]:
             yield f"column {column.name}: its Parquet type is {found.kind}, not {column.kind}"
         if not column.nullable and found.nulls:
             yield f"column {column.name}: {found.nulls} cells are empty"
+
+
+def _unread(table: Table) -> Iterator[Unchecked]:
+    for column in table.columns:
+        rules = [
+            word for word, asked in (("unique", column.unique), ("references", column.references)) if asked
+        ]
+        if rules:
+            yield Unchecked(
+                f"column {column.name}: {' and '.join(rules)}, as the values of Parquet are not read"
+            )
 
 
 _WIDENS = {("integer", "number"), ("date", "datetime"), ("datetime", "date")}

@@ -8,17 +8,24 @@ import sqlite3
 import tarfile
 import tracemalloc
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from goalwright_executor.core import Fault, Run
+from goalwright_executor.outputs import collect_outputs
+from goalwright_executor.sandbox.port import Job
 from goalwright_shared import databases, parquet
 from goalwright_shared.checks import JSON_BYTES, Data, check_acceptance, check_output
-from goalwright_shared.messages import OutputSpec, RowsCheck
+from goalwright_shared.messages import OutputSpec, ProgramSpec, RowsCheck
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executor.conftest import LIMITS
+
 TABLES = Path(__file__).parent / "tables"
+NOTHING_PRINTED = Run("test", 0, None, 0.1, 0.1, 1, b"", b"")
 
 
 def found(type: str, data: Data, *tables: Mapping[str, Any]) -> str:
@@ -155,6 +162,19 @@ def test_parquet_is_held_to_its_declared_columns(writer: str) -> None:
     assert "column price: 1 cells are empty" in found("table", path, table("t", price={"nullable": False}))
 
 
+@pytest.mark.parametrize("kind", ["table", "dataset"])
+def test_what_is_declared_of_parquet_and_not_looked_at_is_said(kind: str) -> None:
+    path = TABLES / "by_pyarrow.parquet"
+    schema = {"tables": [table("t", id={"unique": True, "references": "t.id"}, name="text")]}
+    spec = OutputSpec.model_validate({"name": "x", "type": kind, "schema": schema})
+    [_, result] = check_output(spec, path if kind == "table" else tar(t_parquet=path.read_bytes()))
+    assert result.passed
+    where = "" if kind == "table" else "table t: "
+    assert result.evidence == (
+        f"x: matches; not checked: {where}column id: unique and references, as the values of Parquet are not read"
+    )
+
+
 def test_rows_of_parquet_are_counted() -> None:
     spec = OutputSpec.model_validate({"name": "x", "type": "table"})
     [result] = check_acceptance([RowsCheck(min=5)], [spec], {"x": TABLES / "by_pyarrow.parquet"})
@@ -283,3 +303,38 @@ def test_text_of_any_size_is_read_in_little_memory(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"\xff")
     assert "not UTF-8 text: invalid start byte" in found("text", path)
+
+
+# --- a database is one file ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_database_that_was_not_finished_is_refused(tmp_path: Path, mode: str, *, closed: bool) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    connection = sqlite3.connect(out / "shop.sqlite", isolation_level=None)
+    connection.execute(f"PRAGMA journal_mode={mode}")
+    connection.execute("CREATE TABLE orders (id integer)")
+    connection.execute("PRAGMA cache_size=1")
+    connection.execute("BEGIN")
+    connection.executemany(
+        "INSERT INTO orders VALUES (?)", [(n,) for n in range(20_000)]
+    )  # more than is cached
+    if closed or mode == "wal":
+        connection.execute("COMMIT")
+    if closed:
+        connection.close()
+    job = Job(ProgramSpec(source=""), tmp_path, tmp_path / "outputs.tar")
+    with tarfile.open(job.outputs, "w") as archive:
+        archive.add(out, ".")
+    connection.close()
+    spec = OutputSpec.model_validate({"name": "shop", "type": "database"})
+    if closed:
+        [produced] = collect_outputs([spec], job, LIMITS, NOTHING_PRINTED)
+        with closing(databases.connect(produced.path)) as there:
+            assert there.execute("SELECT count(*) FROM orders").fetchone() == (20_000,)
+        return
+    with pytest.raises(Fault) as fault:
+        collect_outputs([spec], job, LIMITS, NOTHING_PRINTED)
+    assert "shop.sqlite is not finished" in str(fault.value)

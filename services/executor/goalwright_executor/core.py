@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from goalwright_shared.messages import OutputSpec, ProgramRun, ProgramSpec, TaskError
+from goalwright_shared.messages import ArtifactType, OutputSpec, ProgramRun, ProgramSpec, TaskError
 
 PRINTED = ("stdout", "stderr")
 """Outputs of these names are what the program printed."""
@@ -222,6 +222,8 @@ def choose(spec: OutputSpec, entries: Mapping[str, Kind]) -> str | Refusal:
     """
     top = {path: kind for path, kind in entries.items() if "/" not in path}
     named = [path for path in top if path.startswith(f"{spec.name}.")]
+    if spec.type is ArtifactType.DATABASE:  # what SQLite keeps beside a file is no file of its own
+        named = [path for path in named if not path.endswith(("-wal", "-shm", "-journal"))]
     if spec.name not in top and len(named) != 1:
         return _unclear(spec.name, named, top)
     path = spec.name if spec.name in top else named[0]

@@ -84,6 +84,8 @@ def _take(
     chosen = core.choose(spec, entries.kinds)
     if isinstance(chosen, Refusal):
         raise Fault.of(chosen.code, chosen.message)
+    if spec.type is ArtifactType.DATABASE:
+        _refuse_unfinished(chosen, archive, entries)
     path = store / spec.name
     if entries.kinds[chosen] == "folder":
         collect.write_folder(archive, entries, chosen, path)
@@ -96,6 +98,24 @@ def _take(
     if spec.type in FOLDERS and entries.kinds[chosen] == "file":
         collect.look(path, max_bytes=limits.disk_bytes)
     return Produced(spec, path, _media_type(spec, chosen))
+
+
+_JOURNALS = {"-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"), "-journal": (b"\xd9\xd5\x05\xf9",)}
+"""Files beside a SQLite file that hold part of what was written, and how they begin while they do:
+https://www.sqlite.org/fileformat2.html"""
+
+
+def _refuse_unfinished(chosen: str, archive: tarfile.TarFile, entries: collect.Entries) -> None:
+    """A database is taken as one file: what its program had not written back would be lost without a word."""
+    for ending, magics in _JOURNALS.items():
+        member = entries.members.get(chosen + ending)
+        content = archive.extractfile(member) if member is not None else None
+        if content is not None and content.read(4) in magics:
+            raise Fault.of(
+                "refused_output",
+                f"out/{chosen} is not finished: {chosen}{ending} beside it holds what was written last. Close the "
+                "database before the program ends",
+            )
 
 
 def _media_type(spec: OutputSpec, path: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from goalwright_shared import declarations
 from goalwright_shared.errors import Refused
 from goalwright_shared.graph import Compiled, GraphError, compile_generation, near_names
 from goalwright_shared.messages import (
@@ -53,6 +54,7 @@ def parse(payload: bytes) -> Parsed:
     for name in names:
         if names.count(name) > 1:
             raise Refused("duplicate_input", f"two inputs are named {name}", field="inputs")
+    _check_schemas(submission)
     return Parsed(submission, tuple(f"unknown field {field} was ignored" for field in ignored))
 
 
@@ -65,6 +67,21 @@ def _check_length(text: str) -> None:
             field="text",
             hint="say the goal in short, and give the long part as an input",
         )
+
+
+def _check_schemas(submission: GoalSubmission) -> None:
+    """What nothing could be checked against is refused before anything is spent."""
+    places: list[tuple[str, Deliverable | OutputSpec]] = [
+        (f"deliverables.{number}", item) for number, item in enumerate(submission.deliverables)
+    ]
+    for number, task in enumerate(submission.plan.tasks if submission.plan else ()):
+        places += [(f"plan.tasks.{number}.outputs.{at}", output) for at, output in enumerate(task.outputs)]
+    for place, item in places:
+        if (wrong := declarations.fault(item.type, item.name, item.schema_)) is not None:
+            raise Refused(
+                "bad_schema", f"the schema of {item.name} cannot be checked: {wrong}", field=f"{place}.schema",
+                hint="docs/data.md says what a schema may be",
+            )  # fmt: skip
 
 
 def _as_text(payload: bytes) -> GoalSubmission:
