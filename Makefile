@@ -71,7 +71,7 @@ chaos: setup ## Kill everything again and again, and measure under load (about 1
 
 EXAMPLES ?= 20000
 state-machine: setup ## Play with the scheduler's loop at random, against a model of it: EXAMPLES=20000
-	$(AS_TYPED) STATE_MACHINE_EXAMPLES=$(EXAMPLES) pytest tests/scheduler/test_state_machine.py $(PYTEST_ARGS)
+	$(AS_TYPED) STATE_MACHINE_EXAMPLES=$(EXAMPLES) pytest tests/scheduler/test_state_machine.py -n auto --dist worksteal $(PYTEST_ARGS)
 
 constraints: $(VENV)/.python ## Pin all dependencies again, with hashes
 	uv pip compile --universal --generate-hashes --no-header --quiet --upgrade --all-extras --group dev \

@@ -65,6 +65,8 @@ from support.system import refuse_illegal_transitions
 
 EXAMPLES, STEPS = int(os.environ.get("STATE_MACHINE_EXAMPLES", "500")), 50
 ROUND = 100
+PARTS = 1 if EXAMPLES <= 500 else os.cpu_count() or 1
+"""Of many examples, one for each worker of pytest."""
 
 _ALL = ["done", "expand", "failed", "throttled"]
 LANES = [
@@ -869,13 +871,14 @@ def test_what_was_found_once_stays_mended(machine: type[Machine], story: Story) 
 
 
 @pytest.mark.timeout(0)
-def test_the_loop_does_what_the_model_says(machine: type[Machine]) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_loop_does_what_the_model_says(machine: type[Machine], part: int) -> None:
     """In rounds of their own seeds: Postgres and the clock are real, and now and then a replay takes another way
     than the first play. That ends its round and is no finding; a finding is an invariant that is broken."""
-    rounds = max(1, EXAMPLES // ROUND)
+    rounds = max(1, EXAMPLES // PARTS // ROUND)
     strayed = 0
     for number in range(rounds):
-        seed(number if EXAMPLES <= 500 else random.getrandbits(64))(machine)
+        seed(part + number if EXAMPLES <= 500 else random.getrandbits(64))(machine)
         try:
             run_state_machine_as_test(
                 machine,
