@@ -1,8 +1,8 @@
 -- A whole turn in one statement, for the plain case: answers are taken, what they free goes out, and the events of both
 -- are stored. Guarded like `term`, `complete`, `dispatch` and `emit`; no row at all: the term is over. Where an answer
 -- is late, or more is to do (a parent is whole, a person is asked, twins are looked for, what becomes ready ranks above
--- what would go), it is refused and nothing has changed. It holds on to the lead and does not renew it: a tick does. All that changes in tasks is one UPDATE:
--- where the turn is short, what it costs is to begin, not to write.
+-- what would go), it is refused and nothing has changed. It holds on to the lead and does not renew it: a tick does. All
+-- that changes in tasks is one UPDATE: where the turn is short, what it costs is to begin, not to write.
 -- $1 term, $2 holder;
 -- answers: $3 ids, $4 epochs, $5 seconds, $6 summaries, $7 programs, $8 checks, $9 workers;
 -- what they made: $10 tasks, $11 goals, $12 scopes, $13 generations, $14 names, $15 refs;
@@ -121,7 +121,7 @@ WITH lead AS (
         WHEN EXISTS (SELECT FROM moved WHERE what = 'whole' AND open_children = 0) THEN 'whole'
         WHEN EXISTS (SELECT FROM moved WHERE what = 'met' AND unmet = 0 AND state = 'parked') THEN 'asked'
         WHEN EXISTS (SELECT FROM moved WHERE what = 'met' AND unmet = 0 AND state = 'ready' AND screened AND epoch = 0) THEN 'screened'
-        WHEN EXISTS (
+        WHEN cardinality($16::bigint[]) > 0 AND EXISTS (
             SELECT FROM (SELECT goal, lane, min(rank) AS rank FROM moved WHERE what = 'goes' GROUP BY goal, lane) AS last
             JOIN moved AS better ON better.goal = last.goal AND better.lane = last.lane AND better.rank > last.rank
             WHERE better.what = 'met' AND better.unmet = 0 AND better.state = 'ready'
