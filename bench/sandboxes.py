@@ -291,7 +291,14 @@ async def _contestants(programs: int, slots: int, python: Path) -> tuple[list[Co
         missing.append(f"{_RIVAL}: {problem}")
     else:
         if any(contestant.name == Docker.name for contestant in found):
-            found.append(Rival(image))
+            rival = Rival(image)
+            try:
+                await asyncio.to_thread(rival.one)
+            except Wrong as problem:  # its own environment, which not every image can make
+                rival.close()
+                missing.append(f"{problem}")
+            else:
+                found.append(rival)
         else:
             missing.append(f"{_RIVAL}: it needs a container engine")
     return found, missing

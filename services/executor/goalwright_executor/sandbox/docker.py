@@ -47,7 +47,7 @@ class Docker:
 
     def __init__(self, *, slots: int, image: str, ready: int, limits: Limits) -> None:
         """`ready` containers wait for programs of at most `limits`."""
-        self.engine = Engine(image)
+        self.engine = Engine(image, slots)
         self.reserve = Reserve(self.engine, ready, _bounds(limits, 0), limits.seconds)
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="container")
 

@@ -36,6 +36,7 @@ _SWEEP_SECONDS = 60
 _CONNECT_SECONDS = 10  # where another sandbox would do, an engine that hangs must not hold up the start
 _ANSWER_SECONDS = 60
 _SHM_BYTES = 16 << 20
+_CONNECTIONS = 10
 
 # `.start` is the shell's own part of what is sent (see `docker`): it sets marker, stdin and the command
 _WAIT = """
@@ -112,8 +113,10 @@ class Container:
 class Engine:
     """Makes, asks, kills and removes containers. Raises `SandboxLost` where the engine does not do as asked."""
 
-    def __init__(self, image: str) -> None:
+    def __init__(self, image: str, callers: int) -> None:
+        """`callers` threads may ask at once."""
         self.image, self.image_id = image, ""
+        self._callers = callers
         self.instance = secrets.token_hex(8)  # several executors may share an engine
         self._client: Any = None
         self._sweeping = threading.Lock()
@@ -127,7 +130,12 @@ class Engine:
         from docker.utils import kwargs_from_env
 
         try:
-            self._client = docker.APIClient(**kwargs_from_env(), timeout=_CONNECT_SECONDS)
+            self._client = docker.APIClient(
+                **kwargs_from_env(),
+                timeout=_CONNECT_SECONDS,
+                max_pool_size=_CONNECTIONS
+                + self._callers,  # with fewer than callers its pools may break in use
+            )
             self.image_id = self._client.inspect_image(self.image)["Id"]
             lacks = gaps(self._client.info())
             self._client.timeout = _ANSWER_SECONDS
