@@ -42,7 +42,7 @@ class Judge:
         if tick:
             self._take_pauses(snapshot)
         sent = self._take_dispatches(snapshot)
-        self._judge_order(sent, was_ready, snapshot)
+        self._judge_order(sent, was_ready, snapshot, went_out=went_out)
         self._take_jitter(snapshot)
         for task in self._by_id.values():
             _assert_equal(task, snapshot.tasks[task.id])
@@ -139,12 +139,15 @@ class Judge:
             sent.append(task)
         return sent
 
-    def _judge_order(self, sent: Sequence[Task], was_ready: Sequence[Task], snapshot: Snapshot) -> None:
+    def _judge_order(
+        self, sent: Sequence[Task], was_ready: Sequence[Task], snapshot: Snapshot, *, went_out: bool
+    ) -> None:
         """Nothing that waited, could go and had a slot ranks above what went out."""
         for left in was_ready:
             if left.state != "ready" or left.goal.id in self._model.reloaded or not self._could_go(left):
                 continue
-            slot = self._rig.nats.free(left.lane) > 0 and self._rig.nats.is_connected
+            untold = 0 if went_out else sum(task.lane == left.lane for task in sent)  # NATS has not seen them
+            slot = self._rig.nats.free(left.lane) > untold and self._rig.nats.is_connected
             for task in sent:
                 shared = task.lane == left.lane or (slot and self._pool(task) == self._pool(left))
                 above = snapshot.tasks[left.id].rank > snapshot.tasks[task.id].rank + _NEAR
