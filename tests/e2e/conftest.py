@@ -59,9 +59,9 @@ class Up:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, without what would point to another system or model."""
+    """Ours, without what would point to another system or model, or to an image that somebody left in an engine."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("GOALWRIGHT_", "OPENAI_"))}
-    return kept | more
+    return kept | {"GOALWRIGHT_SANDBOX": "bubblewrap"} | more
 
 
 @contextlib.contextmanager
