@@ -219,6 +219,30 @@ async def test_same_outcome_twice_is_one(system: System) -> None:
     assert kinds.count("task.succeeded") == 3  # x, y and the goal's own task
 
 
+async def test_each_try_is_shown_with_what_its_program_did(system: System) -> None:
+    await system.start_scheduler()
+    did = {"exit_code": 1, "wall_seconds": 0.5, "cpu_seconds": 0.25, "peak_memory_bytes": 9, "stderr": "no\n"}
+    error = {"code": "program_failed", "message": "exit code 1: no", "retryable": True}
+    checks = [{"check": "schema", "passed": True, "evidence": "as declared"}]
+
+    def answer(work: Any) -> dict[str, Any]:
+        if work["epoch"] == 1:
+            return {"kind": "failed", "error": error, "program": did, "worker": "first"}
+        return echo(work) | {"program": did | {"exit_code": 0}, "worker": "second", "checks": checks}
+
+    system.perform("custom.a", answer)
+    system.perform("exec", echo, client="service")
+    checked = task("checked") | {"acceptance": [{"kind": "program", "program": {"source": "pass"}}]}
+    goal = await system.submit(plan={"tasks": [task("plain"), checked]})
+    assert (await system.finished(goal))["status"] == "done"
+    for key in ("plain", "checked"):
+        tries = (await system.task(goal, key))["attempts"]
+        told = [(one["kind"], one["worker"], one["program"]["exit_code"], one["checks"]) for one in tries]
+        assert told == [("failed", "first", 1, []), ("done", "second", 0, checks)]
+        assert tries[0]["error"]["message"] == error["message"]
+        assert {name: tries[0]["program"][name] for name in did} == did
+
+
 async def test_answer_without_a_declared_output_is_a_failure_that_names_it(system: System) -> None:
     await system.start_scheduler()
 

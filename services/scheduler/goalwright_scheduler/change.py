@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 import orjson
-from goalwright_shared.messages import Lane, TaskSpec
+from goalwright_shared.messages import Done, Lane, Outcome, TaskSpec
 from goalwright_shared.telemetry import may_hold_secret, redact_value
 
 from goalwright_scheduler.core import money
@@ -306,6 +306,16 @@ class Change:
              worker)
         )  # fmt: skip
 
+    def record_outcome(self, row: TaskRow, outcome: Outcome, *, kind: str | None = None, **more: Any) -> None:
+        """The same, with what the performer tells of how it came about."""
+        self.record(
+            row, kind or outcome.kind, worker=outcome.worker,
+            call=outcome.call.model_dump_json() if outcome.call else None,
+            program=outcome.program.model_dump_json() if outcome.program else None,
+            checks=checks_of(outcome) if isinstance(outcome, Done) else None,
+            **more,
+        )  # fmt: skip
+
     def fork(self) -> Change:
         """A part of this change that may still be refused: `merge` it when it was not."""
         return Change(
@@ -347,8 +357,7 @@ class Change:
             self.artifacts = []
             await self.execute("store_artifacts", *columns)
         if self.results:
-            tries = {(row[0], row[1]): row for row in self.results}
-            task, epoch, kind, seconds, *rest = map(list, zip(*tries.values(), strict=True))
+            task, epoch, kind, seconds, *rest = map(list, zip(*_one_of_each(self.results), strict=True))
             self.results = []
             await self.execute("record_results", task, epoch, kind, self.now, seconds, *rest)
 
@@ -415,6 +424,25 @@ def _encoded(event: dict[str, Any]) -> bytes:
 
 def _last_of_each(rows: list[tuple[int, int, int, str, int | None, str]]) -> list[tuple[Any, ...]]:
     return list({row[:4]: row for row in rows}.values())
+
+
+def checks_of(outcome: Done) -> str | None:
+    """The checks that its performer has run, as JSON; None when there are none."""
+    checks = [check.model_dump_json() for check in outcome.checks]
+    return f"[{','.join(checks)}]" if checks else None
+
+
+def _one_of_each(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """One row for each try, as `record_results` makes one of two: the later counts, and keeps what only the earlier
+    tells (but for kind and summary)."""
+    tries: dict[tuple[int, int], tuple[Any, ...]] = {}
+    for row in rows:
+        known = tries.get(row[:2])
+        if known is not None:
+            rest = (old if new is None else new for old, new in zip(known[5:], row[5:], strict=True))
+            row = (*row[:5], *rest)
+        tries[row[:2]] = row
+    return list(tries.values())
 
 
 def task_row(row: asyncpg.Record) -> TaskRow:

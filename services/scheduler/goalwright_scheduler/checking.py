@@ -78,10 +78,10 @@ async def verdict(change: Change, row: TaskRow) -> None:
     ]
     if evidence:
         error = TaskError(code="check_failed", message="; ".join(evidence), retryable=True)
-        await tasks.fail(change, row, error)
+        await tasks.fail(change, row, error, outcome=outcome)
         return
+    change.record_outcome(row, outcome, summary=outcome.summary)
     change.name_values(row, [(name, ref.model_dump_json()) for name, ref in outcome.outputs.items()])
-    change.record(row, "done", summary=outcome.summary, worker=outcome.worker)
     tasks.succeeded_event(change, row, outcome.summary, outcome.outputs, 0, (0, 0))
     await tasks.complete(change, [(row.id, row.epoch)], [State.CHECKING])
 

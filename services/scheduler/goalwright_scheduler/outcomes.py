@@ -146,16 +146,8 @@ async def _apply_one(change: Change, arrived: Arrived) -> None:
 async def refuse(change: Change, row: TaskRow, outcome: Outcome, code: str, message: str) -> None:
     """An outcome that cannot be: its bill settles, its task fails with the reason."""
     bills.settle(change, row, outcome, answered=True)
-    await tasks.fail(change, row, TaskError(code=code, message=message, retryable=False))
-
-
-def _record(change: Change, row: TaskRow, outcome: Outcome, **more: Any) -> None:
-    change.record(
-        row, outcome.kind, worker=outcome.worker,
-        call=outcome.call.model_dump_json() if outcome.call else None,
-        program=outcome.program.model_dump_json() if outcome.program else None,
-        **more,
-    )  # fmt: skip
+    error = TaskError(code=code, message=message, retryable=False)
+    await tasks.fail(change, row, error, outcome=outcome)
 
 
 # --- done ----------------------------------------------------------------------------------------------
@@ -200,8 +192,7 @@ def _answer(change: Change, row: TaskRow, outcome: Done) -> None:
     cost = bills.settle(change, row, outcome, answered=True)
     seconds = outcome.usage.seconds if outcome.usage else 0.0
     bills.observe(change, row, bills.estimated(change, row.lane, row.spec), cost, seconds)
-    checks = [check.model_dump_json() for check in outcome.checks]
-    _record(change, row, outcome, summary=outcome.summary, checks=f"[{','.join(checks)}]" if checks else None)
+    change.record_outcome(row, outcome, summary=outcome.summary)
     change.name_values(row, [(name, ref.model_dump_json()) for name, ref in outputs.items()])
     usage = outcome.usage
     tokens = (usage.tokens_in, usage.tokens_out) if usage else (0, 0)
@@ -212,7 +203,7 @@ async def _done(change: Change, row: TaskRow, outcome: Done) -> None:
     error = _objection(row, outcome)
     if error is not None:
         bills.settle(change, row, outcome, answered=True)
-        await tasks.fail(change, row, error)
+        await tasks.fail(change, row, error, outcome=outcome)
         return
     if checking.needed(row):
         bills.settle(change, row, outcome, answered=True)
@@ -253,7 +244,8 @@ async def _expand(change: Change, row: TaskRow, outcome: Expand) -> None:
     if children is None:
         return
     cost = bills.settle(change, row, outcome, answered=True)
-    _record(change, row, outcome, summary=f"expanded into {len(specs)} tasks" if specs else "another turn")
+    summary = f"expanded into {len(specs)} tasks" if specs else "another turn"
+    change.record_outcome(row, outcome, summary=summary)
     usage = outcome.usage
     change.emit(
         row.goal, "task.expanded", row.id,
@@ -357,7 +349,7 @@ async def _revise(change: Change, row: TaskRow, outcome: Revise) -> None:
     bills.settle(change, row, outcome, answered=True)
     if (await change.load([row.id]))[row.id].state is not State.DISPATCHED:  # dropped by its own revision
         return
-    _record(change, row, outcome, summary=outcome.summary)
+    change.record_outcome(row, outcome, summary=outcome.summary)
     tasks.succeeded_event(change, row, outcome.summary, {}, 0, (0, 0))
     await tasks.complete(change, [(row.id, row.epoch)], [State.DISPATCHED])
     tasks.replanned(change, row)
@@ -373,11 +365,11 @@ async def _failed(change: Change, row: TaskRow, outcome: Failed) -> None:
         change.record(row, "redelivered", worker=outcome.worker)
         await tasks.resume(change, row, (State.DISPATCHED,), turns=0)
         return
-    _record(change, row, outcome, error=error.model_dump_json())
     if error.too_big and row.lane.startswith("agent.") and not row.spec.prompt and "plan" in change.lanes:
+        change.record_outcome(row, outcome, error=error.model_dump_json())
         await _split(change, row, error)
         return
-    await tasks.fail(change, row, error)
+    await tasks.fail(change, row, error, outcome=outcome)
 
 
 async def _split(change: Change, row: TaskRow, error: TaskError) -> None:

@@ -18,7 +18,7 @@ import orjson
 from goalwright_shared.messages import Lane
 
 from goalwright_scheduler import dispatch, outcomes, tasks
-from goalwright_scheduler.change import Change, GoalLine, Told
+from goalwright_scheduler.change import Change, GoalLine, Told, checks_of
 from goalwright_scheduler.core.ready import Ready
 from goalwright_scheduler.memory import Memory
 from goalwright_scheduler.outcomes import Arrived
@@ -53,7 +53,7 @@ class Relay:
             [flight.id for flight in flights], [flight.epoch for flight in flights], self.seconds,
             [o.summary for o in given],
             [o.program.model_dump_json() if o.program else None for o in given],
-            [f"[{','.join(c.model_dump_json() for c in o.checks)}]" if o.checks else None for o in given],
+            [checks_of(o) for o in given],
             [o.worker for o in given],
             *(map(list, zip(*made, strict=True)) if made else ([] for _ in range(6))),
             [task.id for task in self.chosen], [lanes[task.lane].lease_seconds for task in self.chosen],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from goalwright_shared.messages import ArtifactRef, Done, TaskError
+from goalwright_shared.messages import ArtifactRef, Done, Outcome, TaskError
 
 from goalwright_scheduler import bills, people, replans
 from goalwright_scheduler.change import (
@@ -22,6 +22,7 @@ from goalwright_scheduler.change import (
     TaskRow,
     TwinEnded,
     VotesCast,
+    checks_of,
 )
 from goalwright_scheduler.core import money, retry
 from goalwright_scheduler.core.digests import digest, result_digest
@@ -60,7 +61,7 @@ async def take_answers(change: Change, answers: Sequence[Answer]) -> None:
         *(map(list, zip(*made, strict=True)) if made else ([] for _ in range(6))),
         ids, epochs, seconds, [o.summary for o in outcomes],
         [o.program.model_dump_json() if o.program else None for o in outcomes],
-        [f"[{','.join(c.model_dump_json() for c in o.checks)}]" if o.checks else None for o in outcomes],
+        [checks_of(o) for o in outcomes],
         [o.worker for o in outcomes], [o.call.model_dump_json() if o.call else None for o in outcomes],
     )  # fmt: skip
     ended = {row["id"] for row in rows if row["what"] == "ended"}
@@ -183,8 +184,11 @@ def text(task: int | None) -> str | None:
     return None if task is None else str(task)
 
 
-async def fail(change: Change, row: TaskRow, error: TaskError, *, counts: bool = True) -> None:
-    """A try of a dispatched (or checking) task failed: it waits for another, or it is dead."""
+async def fail(
+    change: Change, row: TaskRow, error: TaskError, *, counts: bool = True, outcome: Outcome | None = None
+) -> None:
+    """A try of a dispatched (or checking) task failed: it waits for another, or it is dead. `outcome` is what its
+    performer answered, if it did."""
     failures = row.failures + (1 if counts else 0)
     final = (not error.retryable and counts) or failures >= row.spec.max_failures
     data: dict[str, Any] = {
@@ -193,7 +197,10 @@ async def fail(change: Change, row: TaskRow, error: TaskError, *, counts: bool =
         "result": digest(error.code, error.message),
     }  # fmt: skip
     change.emit(row.goal, "task.failed", row.id, **data)
-    change.record(row, "failed", error=error.model_dump_json())
+    if outcome is None:
+        change.record(row, "failed", error=error.model_dump_json())
+    else:
+        change.record_outcome(row, outcome, kind="failed", error=error.model_dump_json())
     if final:
         await die(change, row, error)
         return

@@ -10,4 +10,4 @@ FROM unnest($1::bigint[], $2::int[], $3::text[], $5::float8[], $6::text[], $7::t
 ON CONFLICT (task, epoch) DO UPDATE
 SET kind = excluded.kind, summary = excluded.summary, error = coalesce(excluded.error, task_result.error),
     call = coalesce(excluded.call, task_result.call), program = coalesce(excluded.program, task_result.program),
-    checks = coalesce(excluded.checks, task_result.checks)
+    checks = coalesce(excluded.checks, task_result.checks), worker = coalesce(excluded.worker, task_result.worker)
