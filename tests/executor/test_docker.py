@@ -185,6 +185,20 @@ async def test_files_go_to_a_far_engine_and_back_without_a_mount(
     assert slow.limit == "timeout"
 
 
+async def test_a_library_that_the_image_does_not_have_is_lacking() -> None:
+    complete = make("docker")
+    assert isinstance(complete, Docker)
+    image = complete.engine.image
+    poor = Docker(slots=1, image=image, ready=0, limits=LIMITS, libraries=("json", "no_such_library"))
+    try:
+        assert await complete.check() is None
+        assert await poor.check() is None
+        assert poor.lacks == (*complete.lacks, "the library no_such_library")
+    finally:
+        await complete.close()
+        await poor.close()
+
+
 async def test_the_image_is_looked_up_once_and_used_by_its_id(folder: Path) -> None:
     sandbox = make("docker")
     assert isinstance(sandbox, Docker)

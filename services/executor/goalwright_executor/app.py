@@ -21,7 +21,7 @@ from goalwright_executor.sandbox.choose import Choice
 from goalwright_executor.sandbox.docker import Docker
 from goalwright_executor.sandbox.port import Sandbox
 from goalwright_executor.scratch import Scratch
-from goalwright_executor.settings import LANE, WEB_LANE, ExecutorSettings
+from goalwright_executor.settings import LANE, PROGRAM_LIBRARIES, WEB_LANE, ExecutorSettings
 from goalwright_executor.web.fetch import Fetcher
 from goalwright_executor.web.performer import Web
 
@@ -37,6 +37,7 @@ def sandboxes(settings: ExecutorSettings, libraries: Libraries) -> list[Sandbox]
                 image=settings.program_image,
                 ready=settings.containers_ready(),
                 limits=settings.limits(),
+                libraries=PROGRAM_LIBRARIES,
             )
         )
     if settings.sandbox in ("auto", "bubblewrap"):

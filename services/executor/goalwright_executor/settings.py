@@ -16,6 +16,9 @@ from goalwright_executor.web.rules import Rules, networks
 LANE = "exec"
 WEB_LANE = "tool.web"
 
+PROGRAM_LIBRARIES = ("numpy", "pandas", "matplotlib", "fastparquet")
+"""What programs are promised to find (`libraries.txt`)."""
+
 _CONTAINERS_READY = 4
 
 
@@ -119,7 +122,7 @@ def lanes(settings: ExecutorSettings) -> list[Lane]:
             ),
             lease_seconds=30,
             may=["done", "failed", "throttled"],
-            libraries=["numpy", "pandas", "matplotlib", "fastparquet"],
+            libraries=list(PROGRAM_LIBRARIES),
         ),
         *web,
     ]

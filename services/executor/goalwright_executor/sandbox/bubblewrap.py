@@ -82,7 +82,7 @@ class Bubblewrap:
         problems = []
         for candidate in self._candidates:
             self._bwrap = candidate
-            problem = await probe(self)
+            problem, _ = await probe(self)
             if problem is None:
                 log.info("sandbox works", sandbox=self.name, bwrap=str(candidate), lacks=self.lacks)
                 return None

@@ -16,7 +16,7 @@ import secrets
 import shlex
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -45,8 +45,12 @@ class Docker:
     name = "docker"
     lacks: tuple[str, ...] = ()
 
-    def __init__(self, *, slots: int, image: str, ready: int, limits: Limits) -> None:
-        """`ready` containers wait for programs of at most `limits`."""
+    def __init__(
+        self, *, slots: int, image: str, ready: int, limits: Limits, libraries: Sequence[str] = ()
+    ) -> None:
+        """`ready` containers wait for programs of at most `limits`; of `libraries`, those that the image does not
+        have are lacking."""
+        self._libraries = libraries
         self.engine = Engine(image, slots)
         self.reserve = Reserve(self.engine, ready, _bounds(limits, 0), limits.seconds)
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="container")
@@ -56,9 +60,10 @@ class Docker:
         problem, self.lacks = await asyncio.to_thread(self.engine.connect)
         if problem is not None:
             return problem
-        found = await probe(self)
-        if found is not None:
-            return f"image {self.engine.image}: {found}"
+        problem, absent = await probe(self, self._libraries)
+        if problem is not None:
+            return f"image {self.engine.image}: {problem}"
+        self.lacks += tuple(f"the library {name}" for name in absent)
         log.info("sandbox works", sandbox=self.name, image=self.engine.image_id, lacks=self.lacks)
         self.reserve.start()
         return None

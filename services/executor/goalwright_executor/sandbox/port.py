@@ -49,7 +49,7 @@ class Sandbox(Protocol):
 
     name: str
     lacks: tuple[str, ...]
-    """What it does not bound or isolate here, though others of its kind do; for people. Known after `check`."""
+    """What it does not bound, isolate or bring here, though others of its kind do; for people. Known after `check`."""
 
     async def check(self) -> str | None:
         """None when programs can be isolated here; else what is missing and the exact fix, for people."""
