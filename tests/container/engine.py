@@ -69,11 +69,22 @@ def base_image() -> str:
 
 
 def build(tag: str, dockerfile: Path, context: Path, arguments: Mapping[str, str], target: str = "") -> None:
-    """Build an image with the engine's own builder, from layers of earlier builds where they fit."""
+    """Build an image with the engine's own builder, from layers of earlier builds where they fit. The one that had
+    its tag goes: nobody would find it again."""
     flags = [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     flags += ["--target", target] if target else []
     command = ["docker", "build", "-t", tag, "-f", str(dockerfile), *flags, str(context)]
+    replaced = _id(tag)
     run(*command, env={"DOCKER_BUILDKIT": "0"})
+    if replaced and replaced != _id(tag):
+        subprocess.run(["docker", "rmi", replaced], capture_output=True, check=False)  # refused while in use
+
+
+def _id(tag: str) -> str:
+    found = subprocess.run(
+        ["docker", "images", "-q", "--no-trunc", tag], capture_output=True, text=True, check=True
+    )
+    return found.stdout.strip()
 
 
 def checkout(folder: Path) -> Path:
