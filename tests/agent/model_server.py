@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False  # never answers
     drop: bool = False  # closes the connection in the middle
+    endless: bool = False  # never ends
 
 
 Script = Answer | Callable[[dict[str, Any]], Answer]
@@ -118,13 +120,27 @@ class ModelServer:
             waiting = asyncio.get_running_loop().create_future()
             self._hanging.append(waiting)
             await waiting
+        if answer.endless:
+            return await _endless(request)
         if answer.drop:
             assert request.transport is not None
             request.transport.close()
-        text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+        text = answer.body if isinstance(answer.body, str | bytes) else json.dumps(answer.body)
         return web.Response(
-            status=answer.status, text=text, headers=answer.headers, content_type="application/json"
+            status=answer.status,
+            body=text.encode() if isinstance(text, str) else text,
+            headers=answer.headers,
+            content_type="application/json",
         )
+
+
+async def _endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await response.write(b" " * 65_536)
+    return response
 
 
 def names(request: dict[str, Any]) -> Sequence[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 from collections.abc import AsyncIterator
 
@@ -138,6 +139,9 @@ async def test_prompt_beyond_the_models_context_is_too_big(
         Answer(body={"choices": []}),
         Answer(body={"error": {"message": "upstream died", "code": 502}}),
         Answer(drop=True),
+        Answer(body={}, headers={"x-long": "a" * 20_000}),
+        Answer(body=b"no gzip", headers={"content-encoding": "gzip"}),
+        Answer(body=gzip.compress(b" " * 300_000_000, 9), headers={"content-encoding": "gzip"}),
     ],
 )
 async def test_broken_provider_is_worth_another_try(agent: Agent, model: ModelServer, answer: Answer) -> None:
@@ -157,6 +161,35 @@ async def test_broken_provider_is_worth_another_try(agent: Agent, model: ModelSe
 )
 async def test_overload_with_a_time_throttles(agent: Agent, model: ModelServer, answer: Answer) -> None:
     assert isinstance(await fault(agent, model, answer), Throttled)
+
+
+async def test_an_answer_that_never_ends_is_cut_off(
+    agent: Agent, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goalwright_agent.client._ANSWER_BYTES", 1 << 20)
+    outcome = await fault(agent, model, Answer(endless=True))
+    assert isinstance(outcome, Failed)
+    assert (outcome.error.code, outcome.error.retryable) == ("provider_unavailable", True)
+    assert "an answer of more than 1048576 bytes" in outcome.error.message
+
+
+async def test_what_is_no_http_is_told_without_the_key_it_was_asked_with(settings: AgentSettings) -> None:
+    async def nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x00\x01 nonsense\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(nonsense, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    given = {"openai_base_url": f"http://127.0.0.1:{port}/v1", "openai_api_key": "sk-of-nobody-else"}
+    provider = Provider(AgentSettings.model_validate(given))
+    await provider.start()
+    async with server:
+        outcome = await Play(Agent(provider, load_roles())).step(work_of(TEXT))
+    await provider.stop()
+    assert isinstance(outcome, Failed)
+    assert (outcome.error.code, outcome.error.retryable) == ("provider_unavailable", True)
+    assert "broke: no HTTP" in outcome.error.message
+    assert "sk-of-nobody-else" not in outcome.model_dump_json()
 
 
 async def test_connection_that_breaks_is_told_from_one_that_never_was(

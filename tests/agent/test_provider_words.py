@@ -165,6 +165,11 @@ TOOLS: dict[str, object] = {"max_tokens": 5, "tools": []}
 FORMAT: dict[str, object] = {"max_tokens": 5, "response_format": {}}
 
 
+@pytest.mark.parametrize("tokens", [10**30, 2**53])
+def test_a_count_that_cannot_be_is_no_bill(tokens: int) -> None:
+    assert usage_of({"usage": {"prompt_tokens": 3, "completion_tokens": tokens}}, "m", 1.0) is None
+
+
 @pytest.mark.parametrize(
     ("said", "parameters", "learned"),
     [

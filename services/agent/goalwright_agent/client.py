@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 from goalwright_shared.telemetry import redact
@@ -35,6 +36,36 @@ from goalwright_agent.endpoints import Endpoint
 
 _NO_KEY = "none"
 
+_ANSWER_BYTES, _PACKED_BYTES = 64 << 20, 256 << 10
+"""Of an answer no more is read. We ask for none that is packed; one that is may be a thousand times as large."""
+
+_UNANSWERED = (openai.APIError, TimeoutError, httpx2.HTTPError, aiohttp.ClientError)
+"""How a call ends that has no answer; the last two where the library lets its transport's own errors through."""
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body, cut off when it is too long: a server that never ends must not take our memory."""
+
+    def __init__(self, body: httpx2.AsyncByteStream, most: int) -> None:
+        self._body, self._most = body, most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        read = 0
+        async for chunk in self._body:
+            read += len(chunk)
+            if read > self._most:
+                raise failures.TooLong(f"an answer of more than {self._most} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def _bound(response: httpx2.Response) -> None:
+    packed = response.headers.get("content-encoding", "identity") != "identity"
+    assert isinstance(response.stream, httpx2.AsyncByteStream)
+    response.stream = _Bounded(response.stream, _PACKED_BYTES if packed else _ANSWER_BYTES)
+
 
 class Client:
     """Calls of one endpoint with one key. `dialect` is told how to ask; what a refusal teaches is `Adapted`."""
@@ -52,7 +83,10 @@ class Client:
             base_url=endpoint.base_url,
             max_retries=0,
             timeout=timeout,
-            http_client=DefaultAioHttpClient(limits=limits, timeout=timeout),
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=DefaultAioHttpClient(
+                limits=limits, timeout=timeout, event_hooks={"response": [_bound]}
+            ),
         )
 
     async def close(self) -> None:
@@ -72,7 +106,7 @@ class Client:
             return self._reply(answer.content, answer.headers, request.model, time.monotonic() - began)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             return self._refused(error, request, dialect, parameters)
-        except (openai.APIError, TimeoutError) as error:
+        except _UNANSWERED as error:
             return failures.of_error(self._endpoint, request.model, error, limit)
 
     async def embed(self, model: str, texts: Sequence[str]) -> Vectors | Limited | Broken:
@@ -85,7 +119,7 @@ class Client:
                 asked = {"model": model, "input": list(texts), "encoding_format": "float"}
                 answer = await self._post("/embeddings", asked)
             return self._vectors(answer.content, answer.headers, model, len(texts), time.monotonic() - began)
-        except (openai.APIError, TimeoutError) as error:
+        except _UNANSWERED as error:
             return failures.of_error(self._endpoint, model, error, self._timeout_seconds)
 
     # --- asking ---

@@ -32,6 +32,10 @@ _NEVER_FITS = re.compile(r"request too large|tokens must be reduced", re.I)
 _NEVER_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, httpx2.ConnectError)
 
 
+class TooLong(httpx2.ReadError):
+    """An answer that was cut off because it did not end."""
+
+
 def said_by(error: openai.APIError) -> str:
     """The provider's own words, with the error's code so that classifiers see it."""
     body = error.body
@@ -165,7 +169,11 @@ def _unanswered(endpoint: Endpoint, model: str, error: Exception, limit: float) 
             True,
             unbilled=True,
         )
-    broken = [cause for cause in causes if isinstance(cause, aiohttp.ClientError)]
+    broken = [
+        cause
+        for cause in causes
+        if isinstance(cause, aiohttp.ClientError | TooLong | httpx2.DecodingError | httpx2.ProtocolError)
+    ]
     if broken and not any(isinstance(cause, TimeoutError) for cause in causes):
         why = f"the connection to {url} broke: {_short(broken[-1])}"
         return Broken("provider_unavailable", why, True)
@@ -183,4 +191,6 @@ def _short(error: BaseException) -> str:
     cause = getattr(error, "os_error", None)
     if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
         return os.strerror(cause.errno).lower()
+    if isinstance(error, aiohttp.ClientResponseError):  # what was asked with is no news, and holds the key
+        return f"no HTTP: {error.message}"[:200]
     return redact(str(error) or type(error).__name__)[:200]

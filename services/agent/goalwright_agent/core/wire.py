@@ -16,6 +16,9 @@ from goalwright_agent.core.answers import storable
 DEFAULT_RETRY_SECONDS = 5.0
 """When a provider does not say how long it is busy."""
 
+_MOST_TOKENS = 1_000_000_000
+"""More than any call uses."""
+
 _LONGER_THAN_A_MINUTE = 300.0
 """Seconds; times in headers are rounded, so that a minute may look like two."""
 
@@ -49,13 +52,18 @@ def text_of(content: Any) -> str:
 
 
 def usage_of(body: Mapping[str, Any], model: str, seconds: float) -> Usage | None:
-    """What the provider says was used; None when it does not say (estimates are never sent).
+    """What the provider says was used; None when it does not say (estimates are never sent), or what cannot be.
 
     Thinking is billed as output. Most count it in `completion_tokens`; of those that do not, the total tells."""
     usage = body.get("usage")
     if not isinstance(usage, dict) or not isinstance(usage.get("prompt_tokens"), int):
         return None
     tokens_in = _number_of(usage, "prompt_tokens")
+    if (
+        max(tokens_in, _number_of(usage, "completion_tokens"), _number_of(usage, "total_tokens"))
+        > _MOST_TOKENS
+    ):
+        return None
     return Usage(
         model=model,
         tokens_in=tokens_in,
