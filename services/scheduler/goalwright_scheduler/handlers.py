@@ -28,7 +28,6 @@ from goalwright_scheduler.items import Control, Outcomes, Presence, Submission
 from goalwright_scheduler.loop import Loop, refuse_publish
 from goalwright_scheduler.memory import Memory
 from goalwright_scheduler.outcomes import Arrived
-from goalwright_scheduler.queries import Queries
 
 log = structlog.get_logger(__name__)
 
@@ -203,7 +202,9 @@ def body_of(payload: bytes) -> dict[str, Any]:
     return dict(data)
 
 
-async def answered(work: Awaitable[Any], artifacts: Artifacts) -> bytes:
+async def answered(
+    work: Awaitable[Any], artifacts: Artifacts, let_through: tuple[type[Exception], ...] = (NoLeader,)
+) -> bytes:
     """The JSON answer of a request, an error answer included; a `body_ref` when it is big."""
     try:
         result = await work
@@ -214,7 +215,7 @@ async def answered(work: Awaitable[Any], artifacts: Artifacts) -> bytes:
         return error.answer().to_json()
     except TimeoutError:
         return Refused("busy", "the scheduler did not get to it in time", hint="try again").answer().to_json()
-    except NoLeader:
+    except let_through:
         raise
     except Exception as error:
         log.exception("a request failed")
@@ -243,13 +244,13 @@ def lead_subscribers(broker: NatsBroker, desk: LeaderDesk) -> list[Any]:
         *((subjects.to_leader(subject), control) for subject in subjects.CONTROL_ALL),
         (subjects.to_leader(subjects.PING), ping),
     ):
-        subscriber = broker.subscriber(subject, persistent=False, title=subject, max_workers=_CONCURRENT)
+        subscriber = broker.subscriber(subject, persistent=False, title=subject, max_workers=CONCURRENT)
         subscriber(handler)
         made.append(subscriber)
     return made
 
 
-_CONCURRENT = 64
+CONCURRENT = 64
 """Requests in hand at once: each waits for a commit, and commits take many at a time."""
 
 
@@ -264,7 +265,7 @@ def request_subscribers(broker: NatsBroker, front: Front) -> None:
 
     for handler, wanted in ((request, subjects.REQUESTS_ALL), (control, subjects.CONTROL_ALL)):
         for subject in wanted:
-            broker.subscriber(subject, queue="scheduler", title=subject, max_workers=_CONCURRENT)(handler)
+            broker.subscriber(subject, queue="scheduler", title=subject, max_workers=CONCURRENT)(handler)
 
 
 class Presences:
@@ -298,19 +299,3 @@ class Presences:
         self._memory.seen(lane, presence, time.monotonic())
         if (leader := self._desk()) is not None:
             leader.on_alive(lane, presence)
-
-
-def query_subscribers(broker: NatsBroker, queries: Callable[[], Queries], artifacts: Artifacts) -> None:
-    """Read-only requests: any scheduler answers, standbys too."""
-
-    async def query(message: NatsMessage) -> bytes:
-        raw = message.raw_message
-        what, owner = raw.subject.split(".")[1], subjects.owner_of(raw.subject, 2)
-
-        async def answer() -> dict[str, Any]:
-            return await queries().answer(what, owner, body_of(raw.data))
-
-        return await answered(answer(), artifacts)
-
-    for subject in subjects.QUERY_ALL:
-        broker.subscriber(subject, queue="scheduler", title=subject, max_workers=_CONCURRENT)(query)
