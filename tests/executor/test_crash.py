@@ -60,6 +60,51 @@ def contents(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+_BEGUN = """
+import fcntl, os, sys, time
+path, lock = sys.argv[1], open(sys.argv[1] + "/lock", "wb")
+fcntl.flock(lock, fcntl.LOCK_EX)
+for name in sys.argv[2:]:
+    if os.fork() == 0:
+        lock.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.execv("/bin/sh", [name, "-c", "read wait; :", "sh", path + "/tmp1/job/main.py"])
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+async def test_next_executor_ends_a_sandbox_that_had_only_begun(folder: Path) -> None:
+    left = folder / "goalwright-executor-crashed"
+    left.mkdir()
+    command = [sys.executable, "-c", _BEGUN, str(left), "/somewhere/bwrap", "/somewhere/else"]
+    waiting, held = os.pipe()
+    executor = await asyncio.create_subprocess_exec(
+        *command, stdin=waiting, stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert executor.stdout is not None
+        assert await asyncio.wait_for(executor.stdout.readline(), 20) == b"up\n"
+        await eventually(lambda: len(carrying(f"{left}/tmp1", but=0)) == 2)
+        executor.kill()
+        await executor.wait()
+        scratch = Scratch(folder)
+        await scratch.start()
+        await eventually(
+            lambda: [called(pid) for pid in carrying(f"{left}/tmp1", but=0)] == ["/somewhere/else"]
+        )
+        assert not left.exists()
+        await scratch.stop()
+    finally:
+        os.killpg(executor.pid, signal.SIGKILL)
+        os.close(waiting)
+        os.close(held)
+
+
+def called(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
+
+
 @pytest.mark.parametrize("name", ["bubblewrap", "docker"])
 async def test_sigkill_of_the_executor_leaves_no_process_and_no_folder(folder: Path, name: str) -> None:
     sandbox = make(name)

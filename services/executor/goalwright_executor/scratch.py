@@ -14,6 +14,8 @@ from typing import IO
 
 import structlog
 
+from goalwright_executor.sandbox import orphans
+
 log = structlog.get_logger(__name__)
 
 _PREFIX = "goalwright-executor-"
@@ -60,8 +62,9 @@ class Scratch:
         for left in self._base.glob(f"{_PREFIX}*"):
             with contextlib.suppress(OSError):  # held by a living executor, or somebody else's
                 if left.stat().st_uid == os.geteuid() and _is_abandoned(left / _LOCK):
+                    ended = orphans.end(left)
                     shutil.rmtree(left, ignore_errors=True)
-                    log.info("swept what a crashed executor left", folder=str(left))
+                    log.info("swept what a crashed executor left", folder=str(left), sandboxes=ended)
 
 
 def _is_abandoned(lock: Path) -> bool:
