@@ -25,17 +25,22 @@ KEPT = {
 def opened(path):
     """The file without what it says of pandas (time zones, categories, integers that had no nulls) and of types that
     are not kept, and by name what each column was said to be."""
-    file, said = ParquetFile(path), {}
+    file = ParquetFile(path)
+    said = {
+        name: (element.converted_type, element.scale or 0, element.type_length or 0, is_uuid(element))
+        for name, element in file.schema.root["children"].items()
+    }
     for element in file.fmd.schema:
-        is_uuid = getattr(element.logicalType, "UUID", None) is not None
-        said[text(element.name)] = (
-            element.converted_type, element.scale or 0, element.type_length or 0, is_uuid
-        )  # fmt: skip
         if element.converted_type not in KEPT:
             element.converted_type = None
     file.fmd.key_value_metadata = []
     file._base_dtype = None  # worked out from both before
     return file[:], said
+
+
+def is_uuid(element):
+    """Whether the bytes of a column are UUIDs."""
+    return getattr(element.logicalType, "UUID", None) is not None
 
 
 def text(value):
@@ -52,7 +57,7 @@ def number(value, scale, length):
     return f"-{whole}" if value < 0 else whole
 
 
-def texts(column, converted, scale, length, is_uuid):
+def texts(column, converted, scale, length, uuids):
     """The values of some rows of a column, None for what is empty."""
     if column.dtype.kind == "M":
         found = np.datetime_as_string(column.to_numpy()).tolist()
@@ -65,7 +70,7 @@ def texts(column, converted, scale, length, is_uuid):
 
         def one(value):
             return str(np.datetime64(value, "D"))
-    elif is_uuid:
+    elif uuids:
 
         def one(value):
             return str(UUID(bytes=value.ljust(16, b"\0")))
@@ -82,7 +87,7 @@ def main():
     if nested := [name for name in names if name not in file.columns]:
         sys.exit(f"{', '.join(nested)}: nested columns are not read")
     with open("out/values.csv", "w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
+        writer = csv.writer(out)
         writer.writerow(range(len(names)))
         for group in range(len(file.row_groups)):
             frame = file[group].to_pandas(columns=list(dict.fromkeys(names)), index=False)
@@ -90,7 +95,8 @@ def main():
                 some = frame.iloc[at : at + ROWS]
                 columns = [texts(some[name], *said[name]) for name in names]
                 writer.writerows(
-                    [None if cell is None else f"={cell}" for cell in row] for row in zip(*columns, strict=True)
+                    [None if cell is None else f"={cell}" for cell in row]
+                    for row in zip(*columns, strict=True)
                 )
 
 
