@@ -289,7 +289,9 @@ async def test_outputs_are_checked_before_they_are_stored(house: House) -> None:
 _SHOP = """
 import os, pandas
 os.mkdir("out/shop")
-pandas.DataFrame({"id": [1, 2, 2], "customer": [7.0, None, 9.0]}).to_parquet("out/shop/orders.parquet")
+orders = pandas.DataFrame({"id": [1, 2, 2], "customer": [7.0, None, 9.0], "kind": ["a", "b", None]})
+orders["at"] = pandas.date_range("2026-01-01", periods=3, tz="Europe/Berlin")
+orders.astype({"kind": "category"}).to_parquet("out/shop/orders.parquet")
 open("out/shop/customers.csv", "w").write("id\\n7\\n8\\n")
 open("out/shop/visits.csv", "w").write("order\\n2.0\\n3\\n")
 """
@@ -298,7 +300,8 @@ open("out/shop/visits.csv", "w").write("order\\n2.0\\n3\\n")
 async def test_a_data_set_is_held_to_its_rules_by_the_values_of_parquet_too(stocked_house: House) -> None:
     tables = [
         {"name": "orders", "columns": [
-            {"name": "id", "unique": True}, {"name": "customer", "references": "customers.id"}]},
+            {"name": "id", "unique": True}, {"name": "customer", "references": "customers.id"},
+            {"name": "kind", "unique": True}, {"name": "at", "type": "datetime", "unique": True}]},
         {"name": "customers", "columns": ["id"]},
         {"name": "visits", "columns": [{"name": "order", "references": "orders.id"}]},
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import structlog
 from goalwright_shared.messages import ProgramSpec
 from goalwright_shared.tables import Unread
+from goalwright_shared.telemetry import redact
 
 from goalwright_executor import collect, core
 from goalwright_executor.core import Limits, Run
@@ -49,7 +50,7 @@ class Values:
             )
             error = core.failure(run, limits)
             if error is not None:
-                raise Unread(f"its values could not be read: {core.shown(error.message)}")
+                raise Unread(f"its values could not be read: {redact(core.shown(error.message))}")
             return _taken(job, limits, home / "values.csv")
         finally:
             shutil.rmtree(home, ignore_errors=True)
