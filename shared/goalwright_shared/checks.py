@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -34,7 +33,7 @@ from goalwright_shared.messages import (
     RegexCheck,
     RowsCheck,
 )
-from goalwright_shared.tables import Unchecked, Unfit
+from goalwright_shared.tables import Reader, Unchecked, Unfit
 
 JSON_DEPTH = 100
 """Nesting beyond this is refused: readers downstream recurse."""
@@ -55,23 +54,30 @@ Data = bytes | Path
 """A value in memory, or a file of any size."""
 
 
-def check_output(spec: OutputSpec, data: Data) -> list[CheckResult]:
-    """Findings on one output: that it is what its type says and, when declared, that it matches its schema.
+def check_output(spec: OutputSpec, data: Data, read: Reader | None = None) -> list[CheckResult]:
+    """Findings on one output: that it is what its type says and, when declared, that it matches its schema. Without
+    `read`, what takes the values of Parquet is not checked, and the evidence says so.
 
     The first result is named `type`, the second (if any) `schema`; all `passed` means acceptable. The evidence
     says where: a JSON path, a row and column, a table.
     """
+    errors: list[str] = []
+    unchecked: list[str] = []
     try:
-        with closing(_look(spec, data)) as found:
-            findings = list(islice(found, _MAX_FINDINGS))
+        with closing(_look(spec, data, read)) as found:
+            for one in found:
+                (unchecked if isinstance(one, Unchecked) else errors).append(one)
+                if len(errors) == _MAX_FINDINGS:
+                    break
     except Unfit as unfit:
         return [CheckResult(check="type", passed=False, evidence=f"{spec.name}: {unfit}")]
     about = f"{spec.name}: {spec.type}, {_size(data)} bytes"
     results = [CheckResult(check="type", passed=True, evidence=about)]
     if spec.schema_ is not None:
-        errors = [one for one in findings if not isinstance(one, Unchecked)]
-        unread = "".join(f"; not checked: {one}" for one in findings if isinstance(one, Unchecked))
-        evidence = f"{spec.name}: {'; '.join(errors) or 'matches'}{unread}"
+        left = [f"not checked: {one}" for one in unchecked[:_MAX_FINDINGS]]
+        if len(unchecked) > _MAX_FINDINGS:
+            left.append(f"not checked: {len(unchecked) - _MAX_FINDINGS} more")
+        evidence = f"{spec.name}: {'; '.join([*(errors or ['matches']), *left])}"
         results.append(CheckResult(check="schema", passed=not errors, evidence=evidence))
     return results
 
@@ -125,7 +131,7 @@ def read_json(data: bytes) -> JsonValue:
 # --- types ---------------------------------------------------------------------------------------------
 
 
-def _look(spec: OutputSpec, data: Data) -> Generator[str, None, None]:
+def _look(spec: OutputSpec, data: Data, read: Reader | None) -> Generator[str, None, None]:
     """What differs from the declared schema; raises `Unfit` when the data is not what its type says."""
     over = time.monotonic() + _SECONDS
     match spec.type:
@@ -137,7 +143,9 @@ def _look(spec: OutputSpec, data: Data) -> Generator[str, None, None]:
                 yield from _json_errors(spec.schema_, value) if spec.schema_ is not None else ()
         case ArtifactType.TABLE:
             with _opened(data) as file:
-                yield from tables.errors(tables.declared(spec.name, spec.schema_)[:1], file, _timer(over))
+                yield from tables.errors(
+                    tables.declared(spec.name, spec.schema_)[:1], file, _timer(over), read
+                )
         case ArtifactType.DATABASE:
             yield from databases.errors(
                 tables.declared(spec.name, spec.schema_), data, lambda: time.monotonic() > over
@@ -149,7 +157,7 @@ def _look(spec: OutputSpec, data: Data) -> Generator[str, None, None]:
                     raise Unfit("not a tar")
                 if spec.type is ArtifactType.DATASET and spec.schema_ is not None:
                     file.seek(0)
-                    yield from _dataset_errors(spec, file, over)
+                    yield from _dataset_errors(spec, file, over, read)
         case _:
             return
 
@@ -193,11 +201,14 @@ def _read_text(data: Data) -> None:
             raise Unfit(f"not UTF-8 text: {error.reason} in the {_BLOCK >> 20} MB from byte {at}") from error
 
 
-def _dataset_errors(spec: OutputSpec, file: BinaryIO, over: float) -> Iterator[str]:
+def _dataset_errors(spec: OutputSpec, file: BinaryIO, over: float, read: Reader | None) -> Iterator[str]:
     """The files of a data set against the declared tables: table `t` is `t.csv`, `t.tsv` or `t.parquet`."""
     wanted = tables.declared(spec.name, spec.schema_)
     try:
-        with tarfile.open(fileobj=file) as archive, closing(tables.Checker(wanted, _timer(over))) as checker:
+        with (
+            tarfile.open(fileobj=file) as archive,
+            closing(tables.Checker(wanted, _timer(over), read)) as checker,
+        ):
             there = {PurePosixPath(member.name).stem: member for member in archive if _is_table(member)}
             for table in wanted:
                 if table.name not in there:

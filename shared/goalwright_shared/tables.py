@@ -1,6 +1,7 @@
 """Tables as performers leave them: CSV read row by row, Parquet by its footer, both against declared columns.
 
 The schema form is `{"tables": [{"name", "columns": [{"name", "type", "nullable", "unique", "references"}]}]}`.
+Values of Parquet are parsed by whoever brings a `Reader`, because that takes native code; here they are CSV.
 However large a table is, one row of it and a few megabytes of what must be unique are in memory.
 """
 
@@ -11,10 +12,11 @@ import io
 import math
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from datetime import date, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from decimal import Context, Decimal
 from typing import Any, BinaryIO
 
 from goalwright_shared import parquet
@@ -35,6 +37,15 @@ class Unfit(ValueError):
 
 class Unchecked(str):
     """A finding that is no error: what was declared and not looked at."""
+
+
+class Unread(Exception):
+    """The values of a Parquet file cannot be read; the text says why."""
+
+
+Reader = Callable[[BinaryIO, Sequence[str]], BinaryIO]
+"""The columns of these names of a Parquet file as CSV, in their order, below any header: a null is an empty cell, a
+value its text behind `=`, so that an empty text is no null. Raises `Unread`; whoever asked closes the CSV."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,24 @@ FITS: dict[str, Callable[[str], bool]] = {
 """Whether the text of a cell is of a type; any text is text. Dates are ISO 8601."""
 
 
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_DIGITS = Context(prec=100)
+
+
+def meant(cell: str) -> str:
+    """What the texts of one value have in common: `1.0` is 1, `2026-01-31 00:00:00` is 2026-01-31T00:00:00+00:00,
+    `True` is true. What begins with zeros, as postcodes do, is text."""
+    if cell in ("True", "False"):
+        return cell.lower()
+    try:
+        if _NUMBER.fullmatch(cell):
+            return str(Decimal(cell).normalize(_DIGITS))
+        moment = datetime.fromisoformat(cell)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
+    except (ArithmeticError, ValueError):  # beyond the range of a number, or plain text
+        return cell
+
+
 # --- CSV -----------------------------------------------------------------------------------------------
 
 
@@ -234,7 +263,9 @@ class Checker:
 
     tables: Sequence[Table]
     tick: Tick
+    read: Reader | None = None
     _seen: dict[tuple[str, str], str] = field(default_factory=dict)  # SQL table by (table, column)
+    _unread: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -245,7 +276,11 @@ class Checker:
             "temp_store=FILE",
         ):
             self._database.execute(f"PRAGMA {setting}")
+        self._database.create_function("meant", 1, meant, deterministic=True)
         self._database.execute("BEGIN")
+        every = [(table.name, column) for table in self.tables for column in table.columns]
+        self._kinds = {(name, column.name): column.kind for name, column in every}
+        self._referred = {column.references for _, column in every if column.references}
 
     def close(self) -> None:
         """Release the temporary database."""
@@ -254,8 +289,7 @@ class Checker:
     def table(self, table: Table, file: BinaryIO) -> Iterator[str]:
         """What of a file is not as declared: at most one finding for each rule of a column. Raises `Unfit`."""
         if is_parquet(file):
-            yield from _footer_errors(table, _footer(file))
-            yield from _unread(table)
+            yield from self._parquet(table, file)
             return
         body = rows(file)
         header = next(body)
@@ -273,19 +307,63 @@ class Checker:
         """Values that refer to none; after all tables."""
         for table in self.tables:
             for column in table.columns:
-                target = column.references
-                if target is None or (table.name, column.name) not in self._seen or target not in self._seen:
+                key, target = (table.name, column.name), column.references
+                if target is None or key in self._unread or key not in self._seen:
                     continue
-                here, there = self._seen[table.name, column.name], self._seen[target]
-                lost = self._database.execute(
-                    f"SELECT value, row FROM {here} WHERE value NOT IN (SELECT value FROM {there}) "  # noqa: S608
-                    "ORDER BY row LIMIT 1"
-                ).fetchone()
-                if lost:
-                    yield (
-                        f"table {table.name}, row {lost[1]}, column {column.name}: {lost[0][:50]!r} is not in "
-                        f"{target[0]}.{target[1]}"
+                where, at = f"table {table.name}", f"column {column.name}"
+                if target in self._unread:
+                    yield Unchecked(
+                        f"{where}: {at}: references, as the values of {'.'.join(target)} are not read"
                     )
+                elif target in self._seen and (lost := self._lost(key, target)):
+                    yield f"{where}, row {lost[1]}, {at}: {lost[0][:50]!r} is not in {'.'.join(target)}"
+
+    def _lost(self, key: tuple[str, str], target: tuple[str, str]) -> tuple[str, int] | None:
+        """The first value that is not among those of the target, and its row. Forms of text differ between CSV and
+        Parquet, so that columns that are no text are compared by what is meant when the texts differ."""
+        here, there = self._seen[key], self._seen[target]
+        found = f"value NOT IN (SELECT value FROM {there})"  # noqa: S608
+        if "text" not in (self._kinds[key], self._kinds[target]):
+            found += f" AND meant(value) NOT IN (SELECT meant(value) FROM {there})"  # noqa: S608
+        query = f"SELECT value, row FROM {here} WHERE {found} ORDER BY row LIMIT 1"  # noqa: S608
+        row: tuple[str, int] | None = self._database.execute(query).fetchone()
+        return row
+
+    def _parquet(self, table: Table, file: BinaryIO) -> Iterator[str]:
+        """By the footer; by the values of those columns with a rule that it does not answer."""
+        footer = _footer(file)
+        yield from _footer_errors(table, footer)
+        there = {column.name: column for column in footer.columns}
+        wanted = [
+            left
+            for column in table.columns
+            if column.name in there and (left := self._left(table, column, there[column.name]))
+        ]
+        if not wanted:
+            return
+        try:
+            if self.read is None:
+                raise Unread("the values of Parquet are not read")
+            with (
+                closing(self.read(file, [column.name for column in wanted])) as values,
+                closing(_values(values, len(wanted), footer.rows)) as body,
+            ):
+                checks = [self._column(table, column, at, marked=True) for at, column in enumerate(wanted)]
+                self._feed(body, checks)
+        except Unread as unread:
+            for column in wanted:
+                self._unread.add((table.name, column.name))
+                if rules := _rules(column):
+                    yield Unchecked(f"column {column.name}: {' and '.join(rules)}, as {unread}")
+            return
+        for check in checks:
+            yield from check.found.values()
+
+    def _left(self, table: Table, column: Column, found: parquet.Column) -> Column | None:
+        """A column with the rules that its footer leaves open, None when it leaves none."""
+        kind = column.kind if found.kind is None and column.kind in FITS else None
+        left = replace(column, kind=kind, nullable=column.nullable or found.nulls is not None)
+        return left if _rules(left) or (table.name, column.name) in self._referred else None
 
     def _feed(self, body: Iterator[list[str]], checks: Sequence[_ColumnCheck]) -> None:
         for number, row in enumerate(body, 1):
@@ -298,22 +376,22 @@ class Checker:
         for check in checks:
             check.flush()
 
-    def _column(self, table: Table, column: Column, at: int) -> _ColumnCheck:
+    def _column(self, table: Table, column: Column, at: int, *, marked: bool = False) -> _ColumnCheck:
         key = (table.name, column.name)
-        wanted = {other.references for one in self.tables for other in one.columns if other.references}
-        if column.unique or column.references or key in wanted:
+        if column.unique or column.references or key in self._referred:
             name = self._seen.setdefault(key, f"seen{len(self._seen)}")
             self._database.execute(
                 f"CREATE TABLE IF NOT EXISTS {name} (value PRIMARY KEY, row) WITHOUT ROWID"
             )
-            return _ColumnCheck(column, at, self._database, name)
-        return _ColumnCheck(column, at)
+            return _ColumnCheck(column, at, marked, self._database, name)
+        return _ColumnCheck(column, at, marked)
 
 
 @dataclass
 class _ColumnCheck:
     column: Column
     at: int
+    marked: bool  # a sign before each cell that is not empty
     database: sqlite3.Connection | None = None
     seen: str = ""
     found: dict[str, str] = field(default_factory=dict)  # the first finding by rule
@@ -326,7 +404,10 @@ class _ColumnCheck:
         if not cell:
             if not self.column.nullable:
                 self._note("nullable", number, "it is empty")
-        elif self._fits is not None and not self._fits(cell):
+            return
+        if self.marked:
+            cell = cell[1:]
+        if self._fits is not None and not self._fits(cell):
             self._note("type", number, f"{cell[:50]!r} is no {self.column.kind}")
         elif self.database is not None:
             self._batch.append((cell, number))
@@ -372,24 +453,39 @@ def _footer_errors(table: Table, footer: parquet.Footer) -> Iterator[str]:
             yield f"column {column.name}: {found.nulls} cells are empty"
 
 
-def _unread(table: Table) -> Iterator[Unchecked]:
-    for column in table.columns:
-        rules = [
-            word for word, asked in (("unique", column.unique), ("references", column.references)) if asked
-        ]
-        if rules:
-            yield Unchecked(
-                f"column {column.name}: {' and '.join(rules)}, as the values of Parquet are not read"
-            )
+def _rules(column: Column) -> list[str]:
+    """What is declared of a column beside its name, in words."""
+    asked = {
+        "type": column.kind is not None,
+        "nullable": not column.nullable,
+        "unique": column.unique,
+        "references": column.references is not None,
+    }
+    return [rule for rule, is_asked in asked.items() if is_asked]
+
+
+def _values(file: BinaryIO, width: int, count: int) -> Generator[list[str], None, None]:
+    """The rows of what a `Reader` gave. Raises `Unread` unless they are as many, and as wide, as they must be."""
+    number = -1
+    try:
+        for number, row in enumerate(rows(file)):
+            if len(row) != width:
+                raise Unread(f"{len(row)} of its {width} columns could be read")
+            if number:
+                yield row
+    except Unfit as unfit:
+        raise Unread(f"its values are {unfit}") from unfit
+    if number != count:
+        raise Unread(f"{number} of its {count} rows could be read")
 
 
 _WIDENS = {("integer", "number"), ("date", "datetime"), ("datetime", "date")}
 """Parquet types that do for another declared one."""
 
 
-def errors(tables: Sequence[Table], file: BinaryIO, tick: Tick) -> Iterator[str]:
+def errors(tables: Sequence[Table], file: BinaryIO, tick: Tick, read: Reader | None = None) -> Iterator[str]:
     """What of one table is not as declared; raises `Unfit` when it is no table."""
     table = tables[0] if tables else Table("", ())
-    with closing(Checker(tables, tick)) as checker:
+    with closing(Checker(tables, tick, read)) as checker:
         yield from checker.table(table, file)
         yield from checker.references()

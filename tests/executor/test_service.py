@@ -8,6 +8,7 @@ import json
 import tarfile
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -92,14 +93,12 @@ class House:
         return outcome
 
 
-@pytest.fixture
-async def house(nats_url: str, tmp_path: Path) -> AsyncIterator[House]:
-    libraries = tmp_path / "libraries"
-    (libraries / "packages").mkdir(parents=True)
-    (libraries / "complete").touch()
+@asynccontextmanager
+async def opened(nats_url: str, home: Path, **said: Any) -> AsyncIterator[House]:
+    """A house on this server; `said` of its settings."""
     settings = ExecutorSettings(
-        nats_url=nats_url, home=tmp_path, sandbox="bubblewrap", program_libraries=libraries,
-        executor_slots=2, program_seconds=10, program_memory_mb=128, program_disk_mb=8, program_output_mb=1,
+        nats_url=nats_url, home=home, sandbox="bubblewrap", executor_slots=2, program_seconds=10,
+        program_disk_mb=8, program_output_mb=1, **said,
     )  # fmt: skip
     client = await nats.connect(nats_url, inbox_prefix=b"_INBOX_SERVICE")
     await topology.apply(client.jetstream(), [lane.name for lane in lanes(settings)])
@@ -110,6 +109,23 @@ async def house(nats_url: str, tmp_path: Path) -> AsyncIterator[House]:
     for part in reversed(parts):
         await part.stop()
     await client.close()
+
+
+@pytest.fixture
+async def house(nats_url: str, tmp_path: Path) -> AsyncIterator[House]:
+    """Without any libraries."""
+    libraries = tmp_path / "libraries"
+    (libraries / "packages").mkdir(parents=True)
+    (libraries / "complete").touch()
+    async with opened(nats_url, tmp_path, program_libraries=libraries, program_memory_mb=128) as house:
+        yield house
+
+
+@pytest.fixture
+async def stocked_house(nats_url: str, tmp_path: Path) -> AsyncIterator[House]:
+    """With the libraries that programs have."""
+    async with opened(nats_url, tmp_path) as house:
+        yield house
 
 
 async def test_what_nobody_keeps_of_a_program_is_told(house: House) -> None:
@@ -268,6 +284,49 @@ async def test_outputs_are_checked_before_they_are_stored(house: House) -> None:
         "open('out/t.csv', 'w').write('a\\n1\\n')", outputs=table, acceptance=[{"kind": "rows", "min": 2}]
     )
     assert failed.error.message == "t: 1 rows, wanted 2 to any"
+
+
+_SHOP = """
+import os, pandas
+os.mkdir("out/shop")
+orders = pandas.DataFrame({"id": [1, 2, 2], "customer": [7.0, None, 9.0], "kind": ["a", "b", None]})
+orders["at"] = pandas.date_range("2026-01-01", periods=3, tz="Europe/Berlin")
+orders.astype({"kind": "category"}).to_parquet("out/shop/orders.parquet")
+open("out/shop/customers.csv", "w").write("id\\n7\\n8\\n")
+open("out/shop/visits.csv", "w").write("order\\n2.0\\n3\\n")
+"""
+
+
+async def test_a_data_set_is_held_to_its_rules_by_the_values_of_parquet_too(stocked_house: House) -> None:
+    tables = [
+        {"name": "orders", "columns": [
+            {"name": "id", "unique": True}, {"name": "customer", "references": "customers.id"},
+            {"name": "kind", "unique": True}, {"name": "at", "type": "datetime", "unique": True}]},
+        {"name": "customers", "columns": ["id"]},
+        {"name": "visits", "columns": [{"name": "order", "references": "orders.id"}]},
+    ]  # fmt: skip
+    outputs = [{"name": "shop", "type": "dataset", "schema": {"tables": tables}}]
+    failed = await stocked_house.failure(_SHOP, outputs=outputs)
+    assert failed.error.code == "check_failed"
+    assert failed.error.message.split("; ") == [
+        "shop: table orders: row 3, column id: not unique: '2' is in row 2 too",
+        "table orders, row 3, column customer: '9.0' is not in customers.id",
+        "table visits, row 2, column order: '3' is not in orders.id",
+    ]
+
+
+async def test_without_libraries_a_rule_about_values_of_parquet_is_said_to_be_unchecked(house: House) -> None:
+    data = (Path(__file__).parent / "tables/by_pyarrow.parquet").read_bytes()
+    inputs = {"given": await house.artifacts.put_bytes("given", ArtifactType.TABLE, data)}
+    schema = {"columns": [{"name": "id", "unique": True}]}
+    done = await house.done(
+        "import shutil; shutil.copy('in/given', 'out/t.parquet')",
+        outputs=[{"name": "t", "type": "table", "schema": schema}], _work={"inputs": inputs},
+    )  # fmt: skip
+    assert done.checks[-1].evidence == (
+        "t: matches; not checked: column id: unique, as its values could not be read: "
+        "exit code 1: ModuleNotFoundError: No module named 'numpy'"
+    )
 
 
 async def test_folders_travel_as_tars_in_both_directions(house: House) -> None:

@@ -18,6 +18,7 @@ from goalwright_shared.messages import (
     TaskError,
     Work,
 )
+from goalwright_shared.tables import Reader
 from goalwright_shared.telemetry import redact
 from goalwright_shared.worker import Attempt
 
@@ -30,6 +31,7 @@ from goalwright_executor.sandbox.choose import Choice
 from goalwright_executor.sandbox.port import Job, Sandbox, SandboxLost
 from goalwright_executor.scratch import Scratch
 from goalwright_executor.settings import ExecutorSettings
+from goalwright_executor.values import Values
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +57,7 @@ class Executor:
             if sandbox is None:
                 raise Fault.of("no_sandbox", self._choice.problem or "the executor is stopping")
             async with self._scratch.folder() as home:
-                limits = self._limits(work)
+                limits = self._limits(work, work.spec.timeout_seconds)
                 job = await lay_out(work, attempt.artifacts, self._inputs, home)
                 run, unheard = await _run_live(sandbox, job, limits, attempt)
                 left = await asyncio.to_thread(untaken, work.spec.outputs, job, limits)
@@ -67,7 +69,8 @@ class Executor:
                 log.info(
                     "program ended", exit_code=run.exit_code, limit=record.limit, wall=record.wall_seconds
                 )
-                produced, checks = await asyncio.to_thread(_judge, work, job, limits, run)
+                async with contextlib.aclosing(Values(sandbox, home, lambda: self._limits(work))) as values:
+                    produced, checks = await asyncio.to_thread(_judge, work, job, limits, run, values.read)
                 refs = await asyncio.gather(*(_store(one, attempt) for one in produced))
                 return _done(work, refs, checks, record)
         except Fault as fault:
@@ -79,18 +82,20 @@ class Executor:
             message = f"the executor's disk failed: {error}"
             return _failed(work, TaskError(code="sandbox_lost", message=message, retryable=True), record)
 
-    def _limits(self, work: Work) -> Limits:
+    def _limits(self, work: Work, timeout_seconds: float | None = None) -> Limits:
         left = (work.deadline - self._clock.now()).total_seconds() if work.deadline else None
-        return self._settings.limits(work.spec.timeout_seconds, left)
+        return self._settings.limits(timeout_seconds, left)
 
 
-def _judge(work: Work, job: Job, limits: Limits, run: Run) -> tuple[list[Produced], list[CheckResult]]:
+def _judge(
+    work: Work, job: Job, limits: Limits, run: Run, read: Reader
+) -> tuple[list[Produced], list[CheckResult]]:
     """The checked outputs of a run; raises `Fault` when it failed or left something else than declared."""
     error = core.failure(run, limits)
     if error is not None:
         raise Fault(error)
     produced = collect_outputs(work.spec.outputs, job, limits, run)
-    checks = check(work.spec, produced)
+    checks = check(work.spec, produced, read)
     wrong = [found.evidence for found in checks if not found.passed]
     if wrong:
         raise Fault.of("check_failed", "; ".join(wrong)[:2_000])

@@ -33,7 +33,7 @@ async def lay_out(work: Work, artifacts: Artifacts, inputs: Inputs, home: Path) 
         _write_source(program, work, artifacts, inputs, folder),
         *(_fetch(name, ref, artifacts, inputs, folder / "in" / name) for name, ref in work.inputs.items()),
     )
-    await asyncio.to_thread(_open_to_read, folder)
+    await asyncio.to_thread(open_to_read, folder)
     return Job(program=program, folder=folder, outputs=home / "outputs.tar")
 
 
@@ -67,7 +67,7 @@ async def _fetch(name: str, ref: ArtifactRef, artifacts: Artifacts, inputs: Inpu
     packed.unlink()
 
 
-def _open_to_read(folder: Path) -> None:
+def open_to_read(folder: Path) -> None:
     """Readable by the program's user, writable by nobody (and mounted read-only besides)."""
     folder.chmod(0o755)
     for path in folder.rglob("*"):

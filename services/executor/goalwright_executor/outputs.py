@@ -10,6 +10,7 @@ from pathlib import Path
 
 from goalwright_shared.checks import check_acceptance, check_output
 from goalwright_shared.messages import ArtifactType, CheckResult, OutputSpec, TaskSpec
+from goalwright_shared.tables import Reader
 
 from goalwright_executor import collect, core
 from goalwright_executor.core import Fault, Limits, Refusal, Run
@@ -61,9 +62,9 @@ def untaken(specs: Sequence[OutputSpec], job: Job, limits: Limits) -> list[str]:
     return sorted(path for path in kinds if "/" not in path and path not in taken)
 
 
-def check(spec: TaskSpec, produced: Sequence[Produced]) -> list[CheckResult]:
+def check(spec: TaskSpec, produced: Sequence[Produced], read: Reader | None = None) -> list[CheckResult]:
     """Type and schema of every output, then the rows and regex checks of the task."""
-    found = [result for one in produced for result in check_output(one.spec, one.path)]
+    found = [result for one in produced for result in check_output(one.spec, one.path, read)]
     return found + check_acceptance(
         spec.acceptance, spec.outputs, {one.spec.name: one.path for one in produced}
     )
