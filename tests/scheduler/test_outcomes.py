@@ -352,3 +352,29 @@ async def test_program_check_sees_the_outputs_and_its_failure_reaches_the_next_t
     assert ended["status"] == "done", ended
     assert ended["deliverables"]["o-made"]["inline"] == "try 2"
     assert "refuses try 1" in seen[1][0]
+
+
+async def test_several_rubrics_are_judged_of_a_task_that_makes_a_verdict_itself(system: System) -> None:
+    await system.start_scheduler()
+    judged: list[str] = []
+
+    def judge(work: Any) -> dict[str, Any]:
+        (output,) = work["spec"]["outputs"]
+        judged.append(work["spec"]["params"]["rubric"])
+        passed = judged[-1] != "kind" or judged.count("kind") > 1
+        told = json.dumps({"passed": passed, "summary": "rude", "findings": []})
+        return {"kind": "done", "outputs": {output["name"]: artifact(output["name"], told, "json")}}
+
+    system.perform("custom.a", echo)
+    system.perform("agent.judge", judge, slots=1, client="service")
+    made = task(
+        "made", inputs=["verdict-2"], outputs=[{"name": n, "type": "text"} for n in ("verdict", "verdict-1")]
+    )
+    made["acceptance"] = [{"kind": "rubric", "text": text} for text in ("short", "kind")]
+    inputs = [{"name": "verdict-2", "type": "text", "inline": "given"}]
+    goal = await system.submit(plan={"tasks": [made]}, inputs=inputs)
+    assert (await system.finished(goal))["status"] == "done"
+    first, second = (await system.task(goal, "made"))["attempts"]
+    assert "rude" in first["error"]["message"]
+    assert second["kind"] == "done"
+    assert sorted(judged) == ["kind", "kind", "short", "short"]

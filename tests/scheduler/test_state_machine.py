@@ -321,7 +321,7 @@ class Machine(RuleBasedStateMachine):
                 text = str(
                     work["spec"]["key"].endswith("-r1")
                 )  # of replicas the first says what no other says
-            if output["name"] == "verdict":
+            if output["name"].startswith("verdict"):
                 text = '{"passed": true}' if passed else '{"passed": false}'
             refs[output["name"]] = ArtifactRef.of_text(output["name"], text, ArtifactType(output["type"]))
         return Done(
@@ -681,7 +681,7 @@ Story = list[Step]
 
 def a_plan(*drawn: Drawn, budget: float = 1.0, **more: Any) -> tuple[str, dict[str, Any]]:
     """The beginning of a story: a plan, and three free slots everywhere."""
-    return "begin_with_a_plan", {"drawn": list(drawn), "budget": budget, "slots": 3, **more}
+    return "begin_with_a_plan", {"drawn": list(drawn), "budget": budget, "slots": 3} | more
 
 
 _TICK: Step = ("tick", {"seconds": 0.3})
@@ -857,6 +857,16 @@ FOUND: dict[str, Story] = {
         ("signal", {"action": "retry", "name": 28, "which": 4}),
         ("pull", {"everywhere": False, "slots": 3, "which": 7}), ("tick", {"seconds": 1}),
         ("expand", {"which": 0, "drawn": [(1, 89, 10)], "continues": False}),
+    ],
+    "what a judge was to make is made by several of which one is judged": [
+        a_plan((1, 0, 8), (0, 1, 0), (0, 1, 0), slots=1),
+        ("ask_of_a_task", {"verb": "replan", "which": 26}),
+        ("expand", {"continues": False, "drawn": [(3, 75, 8)], "which": 0}),
+        ("do_the_oldest", {"which": 1}),
+        ("expand", {"continues": False, "drawn": [(0, 0, 0)], "which": 0}),
+        ("fail", {"how": "too_big", "usage": 0, "which": 0}),
+        ("expand", {"continues": False, "drawn": [(0, 64, 1)], "which": 0}),
+        ("do_the_oldest", {"which": 0}),
     ],
 }  # fmt: skip
 """What the machine found once, as short as it made it."""

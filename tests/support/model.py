@@ -9,7 +9,7 @@ Not modelled: the closing summary, lanes that are added.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from goalwright_shared.graph import Compiled
 from goalwright_shared.messages import (
@@ -186,7 +186,8 @@ class Model(Twins):
             self._succeed(task, made)
             return
         task.state, task.hold, task.due = "checking", 0, None
-        specs = [_check_spec(number, check, made) for number, check in enumerate(_checks(task), 1)]
+        taken = {*task.spec.inputs, *made}
+        specs = [_check_spec(number, check, made, taken) for number, check in enumerate(_checks(task), 1)]
         needs: dict[str, tuple[str, ...]] = {spec.key: () for spec in specs}
         self._insert(task, Generation("check", answer=made), specs, needs, share=False)
 
@@ -477,13 +478,18 @@ def _checks(task: Task) -> list[ProgramCheck | RubricCheck]:
     return [check for check in task.spec.acceptance if isinstance(check, ProgramCheck | RubricCheck)]
 
 
-def _check_spec(number: int, check: ProgramCheck | RubricCheck, made: dict[str, str]) -> TaskSpec:
-    """A check as a child task, as far as its life goes."""
+def _check_spec(
+    number: int, check: ProgramCheck | RubricCheck, made: dict[str, str], taken: Set[str]
+) -> TaskSpec:
+    """A check as a child task, as far as its life goes; what it makes has none of the names `taken`."""
     if isinstance(check, ProgramCheck):
         return TaskSpec(
             key=f"check-{number}", lane="exec", inputs=list(made), program=check.program, max_failures=2
         )
-    verdict = OutputSpec(name="verdict", type="json")  # type: ignore[arg-type]
+    name = f"verdict-{number}"
+    while name in taken:
+        name += "-"
+    verdict = OutputSpec(name=name, type="json")  # type: ignore[arg-type]
     return TaskSpec(
         key=f"check-{number}", lane="agent.judge", inputs=list(made), outputs=[verdict], max_failures=2
     )

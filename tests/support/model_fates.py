@@ -208,7 +208,7 @@ class Fates:
         if task.state != "checking":
             return
         rejected = any(
-            child.state != "succeeded" or '"passed": false' in child.made.get("verdict", "")
+            child.state != "succeeded" or any('"passed": false' in text for text in child.made.values())
             for child in generation.children
         )
         if rejected:

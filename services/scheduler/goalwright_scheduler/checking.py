@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from goalwright_shared.graph import compile_generation
@@ -50,16 +51,24 @@ def _check_task(row: TaskRow, index: int, check: ProgramCheck | RubricCheck, out
             key=f"check-{index}", title=f"Check {row.key}", lane="exec", inputs=names, program=check.program,
             max_failures=2,
         )  # fmt: skip
+    verdict = _free(f"verdict-{index}", {*row.spec.inputs, *outcome.outputs})
     return TaskSpec(
         key=f"check-{index}",
         title=f"Judge {row.key}",
         lane="agent.judge",
         instruction=f"Judge whether the result fulfils this rubric: {check.text}",
         inputs=names,
-        outputs=[OutputSpec(name="verdict", type=ArtifactType.JSON, schema=VERDICT_SCHEMA)],
+        outputs=[OutputSpec(name=verdict, type=ArtifactType.JSON, schema=VERDICT_SCHEMA)],
         params={"rubric": check.text, "task": row.spec.title or row.key, "summary": outcome.summary},
         max_failures=2,
     )
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """A name that what is judged does not have."""
+    while name in taken:
+        name += "-"
+    return name
 
 
 async def verdict(change: Change, row: TaskRow) -> None:
@@ -92,8 +101,8 @@ def _objection(child: Any) -> str | None:
     if child["state"] != "succeeded":
         error = json.loads(child["error"]) if child["error"] else {"message": child["state"]}
         return f"{child['key']}: {error['message']}"
-    if "verdict" in outputs:
-        judged = json.loads(outputs["verdict"].get("inline") or "{}")
+    for ref in outputs.values():  # of a judge one, of a program none
+        judged = json.loads(ref.get("inline") or "{}")
         if not judged.get("passed", False):
             return f"{child['key']}: {judged.get('summary') or 'not fulfilled'}"
     return None
