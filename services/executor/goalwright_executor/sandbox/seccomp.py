@@ -23,6 +23,14 @@ _NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that clone takes
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _CLONE3 = 435
+_SOCKET = {"x86_64": 41, "aarch64": 198}
+
+_FAMILIES = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16}
+"""Sockets that a network namespace of its own contains. Others lead out of it (vsock reaches the host of a virtual
+machine) or only into the kernel."""
+
+_LAST_FAMILY = 45
+"""Of those that Linux has."""
 
 _DENIED = {  # name: (x86_64, aarch64)
     "ptrace": (101, 117), "syslog": (103, 116), "personality": (135, 92), "pivot_root": (155, 41),
@@ -40,6 +48,8 @@ _DENIED = {  # name: (x86_64, aarch64)
     "fsmount": (432, 432), "fspick": (433, 433), "pidfd_getfd": (438, 438), "process_madvise": (440, 440),
     "mount_setattr": (442, 442),
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),  # memory that nobody maps
+    "semget": (64, 190), "msgget": (68, 186),  # the same, of the kernel's own
+    "io_setup": (206, 0),  # taken from a number that the whole machine shares
     "quotactl_fd": (443, 443),
 }  # fmt: skip
 
@@ -69,6 +79,14 @@ def program(machine: str | None = None) -> bytes | None:
     for numbers in _DENIED.values():
         lines += [_instruction(_JUMP_EQ, numbers[column], 0, 1), refuse]
     lines += [
+        _instruction(_JUMP_EQ, _SOCKET[machine], 0, 1 + len(_FAMILIES) + 2),
+        _instruction(_LOAD, _ARG0_LOW),
+        *(
+            _instruction(_JUMP_EQ, family, len(_FAMILIES) - at, 0)
+            for at, family in enumerate(_FAMILIES.values())
+        ),
+        _instruction(_RETURN, _ERRNO | errno.EAFNOSUPPORT),
+        _instruction(_RETURN, _ALLOW),
         _instruction(_JUMP_EQ, _CLONE[machine], 0, 3),
         _instruction(_LOAD, _ARG0_LOW),
         _instruction(_JUMP_SET, _NAMESPACES, 0, 1),
@@ -85,6 +103,15 @@ def profile() -> str:
     for bit in (1 << n for n in range(32) if _NAMESPACES >> n & 1):
         flag = {"index": 0, "value": bit, "valueTwo": bit, "op": "SCMP_CMP_MASKED_EQ"}
         refused += [{"names": ["clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM, "args": [flag]}]
+    other = {*range(_LAST_FAMILY + 1)} - {*_FAMILIES.values()}
+    families = [{"index": 0, "value": family, "op": "SCMP_CMP_EQ"} for family in sorted(other)]
+    families += [
+        {"index": 0, "value": _LAST_FAMILY, "op": "SCMP_CMP_GT"}
+    ]  # and what has bits that the kernel drops
+    refused += [
+        {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EAFNOSUPPORT, "args": [family]}
+        for family in families
+    ]
     return json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": refused})
 
 
