@@ -94,11 +94,35 @@ def relay(goal: int, tasks: list[int], chosen: list[int]) -> tuple[Any, ...]:
     return (1, "me", *told, *named, chosen, [60.0] * len(chosen), *room, *events)
 
 
+def link(task: int) -> tuple[Any, ...]:
+    """Arguments of `link`."""
+    room = (["custom.a", "custom.b"], [512, 512], [60.0, 60.0])
+    return (
+        1,
+        "me",
+        task,
+        1,
+        0.5,
+        "did it",
+        None,
+        None,
+        "w",
+        [f"o-{task}"],
+        ['{"name": "o"}'],
+        *room,
+        1,
+        1,
+        "{}",
+    )
+
+
 CASES = [
     Case("relay", relay(LAYERS, RUNNING, READY), 4_000, "a batch of layers"),
     Case("relay", relay(JOINED, MANY[:200], MANY[200:400]), 2_000, "into one"),
     Case("relay", relay(FANNED, ONE, []), 4 * FAN, "one into many", rows=4 * FAN),
     Case("relay", relay(CHAIN, ids(CHAIN, 15_001, 1), []), 20, "a link", rows=120),
+    Case("link", link(ids(CHAIN, 15_001, 1)[0]), 20, "of a chain", rows=120),
+    Case("link", link(MANY[0]), 20, "one of many", rows=120),
     Case("complete", answers(LAYERS, RUNNING), 800, "a batch of layers"),
     Case("complete", answers(JOINED, MANY[:200]), 201, "into one"),
     Case("complete", answers(FANNED, ONE), FAN, "one into many", rows=FAN + 50),

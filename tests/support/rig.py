@@ -203,7 +203,7 @@ class Connection(asyncpg.Connection):
         raise asyncpg.ConnectionDoesNotExistError(f"lost {crash} the commit")
 
     async def fetch(self, query: str, *arguments: Any, **more: Any) -> Any:
-        if query != SQL["relay"] or self.crash is None:
+        if query not in (SQL["link"], SQL["relay"]) or self.crash is None:
             return await super().fetch(query, *arguments, **more)
         crash, self.crash = self.crash, None
         if crash == "after":

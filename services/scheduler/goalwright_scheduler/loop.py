@@ -272,25 +272,12 @@ class Loop:
         made = relay.plan(arrived, memory, self._now())
         if made is None:
             return False
-        statement = asyncio.ensure_future(
-            self._in_turn.fetch(SQL["relay"], self._term, self._holder, *made.arguments(memory.lanes))
-        )
-        statement.add_done_callback(_seen)
-        try:
-            await asyncio.sleep(0)  # it is on its way: what the last one did is told while Postgres works
-            await self._catch_up()
-            if time.monotonic() >= self._told_at + _LATER_SECONDS:
-                await self._finish_telling()
-        finally:
-            await asyncio.wait([statement])
-        try:
-            rows = statement.result()
-        except asyncpg.PostgresConnectionError:
-            raise
-        except (asyncpg.PostgresError, asyncpg.DataError) as error:
+        for verb, arguments in made.statements(memory.lanes):
+            rows = await self._asked(verb, arguments)
+            if rows is not None:
+                break
+        else:
             memory.ready.push(made.chosen)
-            if getattr(error, "sqlstate", None) != relay.REFUSED:
-                log.warning("a turn goes the long way", error=repr(error))
             return False
         done = relay.read(made, rows)
         if done is None:
@@ -299,6 +286,28 @@ class Loop:
         relay.remember(done, memory)
         self._behind = done, change, [item.message for item in items if isinstance(item, Outcomes)]
         return True
+
+    async def _asked(self, verb: str, arguments: Sequence[Any]) -> list[asyncpg.Record] | None:
+        """What a statement of a relay answers; None when it refused. What the last one did is told meanwhile."""
+        statement = asyncio.ensure_future(
+            self._in_turn.fetch(SQL[verb], self._term, self._holder, *arguments)
+        )
+        statement.add_done_callback(_seen)
+        try:
+            await asyncio.sleep(0)  # it is on its way
+            await self._catch_up()
+            if time.monotonic() >= self._told_at + _LATER_SECONDS:
+                await self._finish_telling()
+        finally:
+            await asyncio.wait([statement])
+        try:
+            return statement.result()
+        except asyncpg.PostgresConnectionError:
+            raise
+        except (asyncpg.PostgresError, asyncpg.DataError) as error:
+            if getattr(error, "sqlstate", None) != relay.REFUSED:
+                log.warning("a statement of a relay failed", verb=verb, error=repr(error))
+            return None
 
     async def _catch_up(self, *, at_once: bool = True) -> None:
         """Tell what the last relay did; where not all of it `at_once`, work only."""

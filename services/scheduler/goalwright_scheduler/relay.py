@@ -7,7 +7,7 @@ what it does is the same (`docs/decisions/0012`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -40,8 +40,24 @@ class Relay:
     chosen: list[Ready]
     room: dict[str, int]
 
-    def arguments(self, lanes: Mapping[str, Lane]) -> list[Any]:
-        """Those of `relay.sql` from the third on."""
+    def statements(self, lanes: Mapping[str, Lane]) -> Iterator[tuple[str, list[Any]]]:
+        """The statements that may do it, the shortest first, with their arguments from the third on."""
+        if len(self.answers) == 1 and not self.chosen:
+            yield "link", self._of_link(lanes)
+        yield "relay", self._of_relay(lanes)
+
+    def _of_link(self, lanes: Mapping[str, Lane]) -> list[Any]:
+        (answer,) = self.answers
+        flight, given, events = answer.flight, answer.outcome, self.told[answer.flight.goal]
+        return [
+            flight.id, flight.epoch, self.seconds[0], given.summary,
+            given.program.model_dump_json() if given.program else None, checks_of(given), given.worker,
+            [name for name, _ in answer.refs], [ref for _, ref in answer.refs],
+            list(self.room), list(self.room.values()), [lanes[lane].lease_seconds for lane in self.room],
+            self.lines[flight.goal].next_seq, len(events), b",".join(event.payload for event in events).decode(),
+        ]  # fmt: skip
+
+    def _of_relay(self, lanes: Mapping[str, Lane]) -> list[Any]:
         flights = [answer.flight for answer in self.answers]
         given = [answer.outcome for answer in self.answers]
         made = [
