@@ -28,10 +28,11 @@ CODE = 137
 
 @dataclass(frozen=True)
 class Point:
-    """Die `before` or `after` a `statement` or a `message`; only in a transaction that has run `within`."""
+    """Die `before` or `after` a `statement` (or one of several) or a `message`; only in a transaction that has run
+    `within`."""
 
-    before: str = ""
-    after: str = ""
+    before: str | tuple[str, ...] = ""
+    after: str | tuple[str, ...] = ""
     within: str = ""
 
 
@@ -53,8 +54,8 @@ POINTS: dict[str, Point] = {
     "between two outcomes of a batch": Point(after="retry"),
     "outcomes are applied and not committed": Point(after="complete"),
     "outcomes are committed and not acked": Point(before="$JS.ACK.OUTCOMES."),
-    "a relay is asked for": Point(before="relay"),
-    "a relay is committed and not told": Point(after="relay"),
+    "a relay is asked for": Point(before=("link", "relay")),
+    "a relay is committed and not told": Point(after=("link", "relay")),
     "bills are settled and not committed": Point(after="settle"),
     # a dispatch
     "money is held and nothing dispatched": Point(after="reserve"),
@@ -80,7 +81,7 @@ class _Armed:
         self._point, self._left = point, at
         self._seen: set[str] = set()
 
-    def passes(self, where: str, step: str, name: str) -> None:
+    def passes(self, where: str, step: str, name: str | tuple[str, ...]) -> None:
         """The process is `where` ("before", "after") of a step with this text."""
         if name and _is(step, name) and (not self._point.within or self._point.within in self._seen):
             self._left -= 1
@@ -109,7 +110,9 @@ class _Armed:
         return answer
 
 
-def _is(step: str, name: str) -> bool:
+def _is(step: str, name: str | tuple[str, ...]) -> bool:
+    if isinstance(name, tuple):
+        return any(_is(step, one) for one in name)
     return step == SQL[name] if name in SQL else step.startswith(name)
 
 
