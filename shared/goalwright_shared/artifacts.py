@@ -212,16 +212,32 @@ class ObjectArtifacts:
         return info.size or 0
 
     async def forget(self, named: Collection[str], *, older_than: timedelta) -> int:
-        """Delete the objects that are not `named` and were put (again) longer ago than that. Returns how many."""
-        bucket, forgotten = await self._bucket(), 0
+        """Delete the objects that are not `named` and were put (again) longer ago than that, and what is left of puts
+        that died half way as long ago. Returns how many."""
+        bucket = await self._bucket()
         try:
             stored = await bucket.list(ignore_deletes=True)
         except NotFoundError:  # there is none
-            return 0
+            stored = []
+        forgotten = await self._forget_halves({str(info.nuid) for info in stored}, older_than)
         for digest in {info.name for info in stored} - set(named):
             age = await self._age(digest)
             if age is not None and age >= older_than:
                 await bucket.delete(digest)
+                forgotten += 1
+        return forgotten
+
+    async def _forget_halves(self, whole: Collection[str], older_than: timedelta) -> int:
+        """Delete chunks that belong to no object: its record comes last, and whoever put it died before."""
+        chunks, forgotten = f"$O.{subjects.ARTIFACTS}.C.", 0
+        held = (await self._js.stream_info(_STREAM, subjects_filter=f"{chunks}>")).state.subjects or {}
+        for subject in held.keys() - {f"{chunks}{put}" for put in whole}:
+            try:
+                last = await self._js.get_last_msg(_STREAM, subject)
+            except NotFoundError:  # it goes this moment
+                continue
+            if last.time is not None and datetime.now(UTC) - last.time >= older_than:
+                await self._js.purge_stream(_STREAM, subject=subject)
                 forgotten += 1
         return forgotten
 

@@ -150,6 +150,24 @@ async def test_what_nobody_names_is_forgotten_when_it_is_old_enough(nats_url: st
     await client.close()
 
 
+async def test_what_a_put_left_that_died_half_way_is_forgotten_when_it_is_old(nats_url: str) -> None:
+    client = await nats.connect(nats_url)
+    js = client.jetstream()
+    await topology.apply(js, [])
+    artifacts = ObjectArtifacts(js)
+    await artifacts.forget([], older_than=timedelta(0))  # of other tests
+    kept = await artifacts.put_bytes("kept", ArtifactType.TABLE, BIG)
+    for _ in range(3):
+        await js.publish("$O.ARTIFACTS.C.half", b"x" * 1_000)
+    held = (await js.stream_info("OBJ_ARTIFACTS")).state.messages
+    assert await artifacts.forget([kept.sha256], older_than=timedelta(days=1)) == 0, "a put may be under way"
+    assert (await js.stream_info("OBJ_ARTIFACTS")).state.messages == held
+    assert await artifacts.forget([kept.sha256], older_than=timedelta(0)) == 1
+    assert (await js.stream_info("OBJ_ARTIFACTS")).state.messages == held - 3
+    assert await artifacts.get_bytes(kept) == BIG
+    await client.close()
+
+
 async def test_what_is_put_again_counts_as_put_anew(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = await nats.connect(nats_url)
     js = client.jetstream()
