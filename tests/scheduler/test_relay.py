@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from goalwright_scheduler import migrations, relay
+from goalwright_scheduler.loop import Loop
 from goalwright_scheduler.sql import SQL
 from support.system import System, artifact, chain, echo, wait_for
 
@@ -67,6 +68,33 @@ async def test_chain_goes_the_short_way_but_for_its_end(system: System, ways: Co
     assert (told["task.dispatched"], told["task.succeeded"]) == (30, 31)
     text = ended["deliverables"]["o-t29"]["inline"]
     assert text.count("(") == 30, "each had the output of the one before, made in the same statement"
+
+
+async def test_chain_is_made_of_links_and_what_is_more_than_one_is_left_to_the_relay(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Counter[tuple[str, bool]] = Counter()
+    plain = Loop._asked
+
+    async def counted(self: Loop, verb: str, arguments: Sequence[Any]) -> Any:
+        rows = await plain(self, verb, arguments)
+        asked[verb, rows is not None] += 1
+        return rows
+
+    monkeypatch.setattr(Loop, "_asked", counted)
+    await system.start_scheduler()
+    system.perform("custom.a")
+    links = await system.submit(plan={"tasks": chain("custom.a", *(f"t{n}" for n in range(20)))})
+    assert (await system.finished(links))["status"] == "done"
+    assert asked["link", True] >= 17
+    assert asked["relay", True] == 0
+    fork = [*chain("custom.a", "x"), *({"key": k, "lane": "custom.a", "inputs": ["o-x"]} for k in "yz")]
+    assert (await system.finished(await system.submit(plan={"tasks": fork})))["status"] == "done"
+    assert (asked["link", False], asked["relay", True]) >= (1, 1), "two go at once"
+    nobody = [*chain("custom.a", "v"), {"key": "w", "lane": "custom.b", "inputs": ["o-v"]}]
+    goal, before = await system.submit(plan={"tasks": nobody}), asked["relay", True]
+    await system.until(goal, "w", "ready")
+    assert asked["relay", True] == before + 1, "there is no room on the lane of the next"
 
 
 async def test_more_than_there_is_room_for_is_ready_and_follows(system: System, ways: Counter[str]) -> None:
