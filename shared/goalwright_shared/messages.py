@@ -702,6 +702,31 @@ def _json(payload: bytes | str) -> JsonValue:
     return value
 
 
+_ESCAPES = (b"\\u0000", b"\\ud", b"\\uD")
+"""How a text in JSON may come to hold what no database keeps and no UTF-8 says: NUL, and half of a pair."""
+
+
+def _refuse_unstorable(payload: bytes | str) -> None:
+    """Raises `BadMessage` that names the first text which cannot be stored."""
+    data = payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload
+    if not any(escape in data for escape in _ESCAPES):
+        return
+    left: list[tuple[str, JsonValue]] = [("", _json(payload))]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, str) and "\0" in value:
+            raise BadMessage("bad_text", f"{path or 'the payload'} holds a NUL character", path or None)
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise BadMessage(
+                "not_utf8", f"{path or 'the payload'} holds half of a surrogate pair", path or None
+            )
+        if isinstance(value, dict):
+            left += [(f"{path}.{name}".lstrip("."), part) for name, part in value.items()]
+            left += [(path, name) for name in value]
+        elif isinstance(value, list):
+            left += [(f"{path}.{at}".lstrip("."), part) for at, part in enumerate(value)]
+
+
 def _steps(error: Any, data: JsonValue) -> list[str | int]:
     """Where in `data` a validation error is, without pydantic's union tags."""
     at: Any = data
@@ -751,6 +776,7 @@ def parse_lenient(model: type[M] | TypeAdapter[M], payload: bytes | str) -> tupl
 
     Returns the message and the dotted paths of unknown fields, which were dropped. Raises `BadMessage`.
     """
+    _refuse_unstorable(payload)
     with contextlib.suppress(ValidationError):  # the most are right: read once
         return _adapter(model).validate_json(payload), []
     return parse_lenient_value(model, _json(payload))
@@ -776,13 +802,16 @@ def parse_lenient_value(model: type[M] | TypeAdapter[M], data: JsonValue) -> tup
                 del holder[steps[-1]]
 
 
-def read_json(payload: bytes) -> JsonValue:
-    """JSON of a payload; raises `BadMessage` (`not_utf8`, `not_json`)."""
+def read_json(payload: bytes, *, storable: bool = True) -> JsonValue:
+    """JSON of a payload; raises `BadMessage` (`not_utf8`, `not_json`; `bad_text` unless it need not be `storable`)."""
+    if storable:
+        _refuse_unstorable(payload)
     return _json(payload)
 
 
 def parse_outcomes(payload: bytes, *, trusted: bool) -> tuple[list[Outcome], list[str]]:
     """The outcomes of one message (one object or an array); unknown fields are errors when `trusted`."""
+    _refuse_unstorable(payload)
     with contextlib.suppress(ValidationError):  # the most are right: read once
         if payload[:1] == b"[":
             return _OUTCOMES.validate_json(payload), []

@@ -248,6 +248,9 @@ async def test_requests_are_refused_with_the_field(system: System) -> None:
         ("control.answer", {"goal_id": goal, "task_id": "x", "answer": "?"}, "not_asked", "task_id"),
         ("control.retry", {"goal_id": goal, "task_id": "x"}, "not_dead", "task_id"),
         ("query.task", {"goal_id": goal, "task_id": "nope"}, "not_found", "task_id"),
+        ("query.task", {"goal_id": goal, "task_id": "a\0b"}, "bad_text", "task_id"),
+        ("control.cancel", {"goal_id": goal, "reason": "\ud800"}, "not_utf8", "reason"),
+        ("goals.request", {"text": "a\0b"}, "bad_text", "text"),
     ]
     for subject, body, code, field in cases:
         error = (await system.request(subject, body))["error"]

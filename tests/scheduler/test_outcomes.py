@@ -243,6 +243,16 @@ async def test_each_try_is_shown_with_what_its_program_did(system: System) -> No
         assert {name: tries[0]["program"][name] for name in did} == did
 
 
+async def test_answer_with_a_text_that_cannot_be_stored_is_a_failure_that_names_it(system: System) -> None:
+    await system.start_scheduler()
+    system.perform("custom.a", lambda work: echo(work) | ({"summary": "a\0b"} if work["epoch"] == 1 else {}))
+    goal = await system.submit(plan={"tasks": [task("tells")]})
+    assert (await system.finished(goal))["status"] == "done"
+    first = (await system.task(goal, "tells"))["attempts"][0]
+    assert first["error"]["code"] == "bad_outcome"
+    assert "summary holds a NUL character" in first["error"]["message"]
+
+
 async def test_answer_without_a_declared_output_is_a_failure_that_names_it(system: System) -> None:
     await system.start_scheduler()
 

@@ -25,6 +25,7 @@ from goalwright_shared.messages import (
     parse_lenient,
     parse_outcomes,
     parse_strict,
+    read_json,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,11 +170,29 @@ def test_what_is_no_json_is_refused_as_such(payload: bytes, code: str) -> None:
     assert caught.value.code == code
 
 
-def test_a_lone_surrogate_is_refused() -> None:
-    with pytest.raises(BadMessage) as caught:
-        parse_lenient(GoalSubmission, b'{"text": "\\ud800"}')
-    assert caught.value.code == "not_utf8"
-    assert "invalid character" in caught.value.message
+@pytest.mark.parametrize(
+    ("payload", "code", "field"),
+    [
+        (b'{"text": "\\ud800"}', "not_utf8", "text"),
+        (b'{"text": "a\\uDBFFb"}', "not_utf8", "text"),
+        (b'{"text": "a\\u0000b"}', "bad_text", "text"),
+        (b'{"text": "x", "plan": {"tasks": [{"key": "a", "params": [1, {"p": "\\u0000"}]}]}}', "bad_text",
+         "plan.tasks.0.params.1.p"),
+        (b'{"text": "x", "labels": {"a\\u0000": "b"}}', "bad_text", "labels"),
+    ],
+)  # fmt: skip
+def test_a_text_that_cannot_be_stored_is_refused_by_its_place(payload: bytes, code: str, field: str) -> None:
+    for read in (lambda: parse_lenient(GoalSubmission, payload), lambda: read_json(payload)):
+        with pytest.raises(BadMessage) as caught:
+            read()
+        assert (caught.value.code, caught.value.field) == (code, field)
+        assert field in caught.value.message
+
+
+@pytest.mark.parametrize("text", [r"a pair \ud83d\ude00", r"a backslash \\u0000", r"half of one \\ud800"])
+def test_a_text_that_only_looks_so_is_taken(text: str) -> None:
+    parsed, _ = parse_lenient(GoalSubmission, f'{{"text": "{text}"}}')
+    assert parsed.text == json.loads(f'"{text}"')
 
 
 @given(

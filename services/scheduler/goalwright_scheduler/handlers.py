@@ -156,7 +156,7 @@ class LeaderDesk:
 def failure_of(payload: bytes, reason: str) -> list[Any] | None:
     """An unreadable outcome that still names its task fails that task; None when it names none."""
     try:
-        data = read_json(payload)
+        data = read_json(payload, storable=False)
         first = data[0] if isinstance(data, list) else data
         found, _ = parse_outcomes(
             json.dumps(
@@ -182,7 +182,7 @@ def _fitting(name: str | None) -> str | None:
 def _id_of(payload: bytes) -> str | None:
     """The id that a refused submission names, for the subject of its refusal."""
     try:
-        data = read_json(payload)
+        data = read_json(payload, storable=False)
     except BadMessage:
         return None
     name = data.get("id") if isinstance(data, dict) else None
@@ -196,7 +196,7 @@ def body_of(payload: bytes) -> dict[str, Any]:
     try:
         data = read_json(payload)
     except BadMessage as error:
-        raise Refused(error.code, error.message) from error
+        raise Refused(error.code, error.message, field=error.field) from error
     if not isinstance(data, dict):
         raise Refused("bad_message", "the payload must be a JSON object")
     return dict(data)
