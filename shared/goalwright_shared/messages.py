@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -39,7 +40,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,1
 GoalId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 LaneName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*(\.[A-Za-z0-9_-]+)*$", max_length=128)]
 Owner = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Usd = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Value = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -206,12 +207,18 @@ class PromptSpec(Message):
     max_output_tokens: Count | None = None
 
 
+def _inline(text: str) -> str:
+    if len(text.encode("utf-8", "replace")) > INLINE_BYTES:
+        raise ValueError(f"it may have {INLINE_BYTES} bytes")
+    return text
+
+
 class QuestionSpec(Message):
     """Lane `human`: a question; unanswered in time, `default` is taken, else the task fails."""
 
     text: str
     options: list[str] = Field(default_factory=list)
-    default: str | None = None
+    default: Annotated[str, AfterValidator(_inline)] | None = None
     timeout_seconds: Seconds | None = None
 
 

@@ -246,6 +246,12 @@ async def test_requests_are_refused_with_the_field(system: System) -> None:
         ("control.pause", {"goal_id": "nope"}, "not_found", "goal_id"),
         ("control.budget", {"goal_id": goal, "budget_usd": "much"}, "bad_field", "budget_usd"),
         ("control.answer", {"goal_id": goal, "task_id": "x", "answer": "?"}, "not_asked", "task_id"),
+        (
+            "control.answer",
+            {"goal_id": goal, "task_id": "x", "answer": "a" * 9_000},
+            "answer_too_long",
+            "answer",
+        ),
         ("control.retry", {"goal_id": goal, "task_id": "x"}, "not_dead", "task_id"),
         ("query.task", {"goal_id": goal, "task_id": "nope"}, "not_found", "task_id"),
         ("query.task", {"goal_id": goal, "task_id": "a\0b"}, "bad_text", "task_id"),

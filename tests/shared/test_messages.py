@@ -189,6 +189,18 @@ def test_a_text_that_cannot_be_stored_is_refused_by_its_place(payload: bytes, co
         assert field in caught.value.message
 
 
+def test_a_default_answer_that_does_not_fit_inline_is_refused() -> None:
+    task = {
+        "key": "a",
+        "lane": "human",
+        "question": {"text": "?", "default": "ü" * 5_000, "timeout_seconds": 1},
+    }
+    with pytest.raises(BadMessage) as caught:
+        parse_lenient(GoalSubmission, json.dumps({"text": "x", "plan": {"tasks": [task]}}))
+    assert caught.value.field == "plan.tasks.0.question.default"
+    assert "8192 bytes" in caught.value.message
+
+
 @pytest.mark.parametrize("text", [r"a pair \ud83d\ude00", r"a backslash \\u0000", r"half of one \\ud800"])
 def test_a_text_that_only_looks_so_is_taken(text: str) -> None:
     parsed, _ = parse_lenient(GoalSubmission, f'{{"text": "{text}"}}')

@@ -9,6 +9,7 @@ from typing import Any
 from goalwright_shared import subjects
 from goalwright_shared.errors import Refused
 from goalwright_shared.messages import (
+    INLINE_BYTES,
     Lane,
     TaskError,
     TaskSpec,
@@ -153,6 +154,11 @@ async def _answer(change: Change, owner: str, body: dict[str, Any]) -> Answer:
     goal = await _goal(change, owner, body)
     row = await _task(change, goal, body)
     text = _text(body, "answer")
+    if len(text.encode()) > INLINE_BYTES:
+        raise Refused(
+            "answer_too_long", f"the answer has {len(text.encode())} bytes; at most {INLINE_BYTES} are taken",
+            field="answer", hint="give the long part to a goal as an input, and name it here",
+        )  # fmt: skip
     if row.state is not State.PARKED:
         raise Refused("not_asked", f"task {row.key} is {row.state} and asks nothing", field="task_id")
     if row.lane != "human":

@@ -23,9 +23,9 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from goalwright_scheduler.core import submission
-from goalwright_scheduler.intake import bury
+from goalwright_scheduler.intake import bury, refuse_publish
 from goalwright_scheduler.items import Control, Outcomes, Presence, Submission
-from goalwright_scheduler.loop import Loop, refuse_publish
+from goalwright_scheduler.loop import Loop
 from goalwright_scheduler.memory import Memory
 from goalwright_scheduler.outcomes import Arrived
 

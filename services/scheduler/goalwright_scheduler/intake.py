@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import structlog
 from goalwright_shared import subjects
+from goalwright_shared.errors import GoalwrightError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -115,6 +117,25 @@ async def bury(client: Client, stream: str, payload: bytes, code: str, message: 
         await client.jetstream(timeout=10).publish(subjects.dead(stream), body)
     except (NatsError, JetStreamError, TimeoutError) as error:
         log.error("a dead message was not kept", stream=stream, code=code, error=repr(error))
+
+
+async def refuse_publish(
+    client: Client, owner: str, goal_id: str | None, payload: bytes, error: GoalwrightError
+) -> None:
+    """A plain publish cannot be answered: an event says what was wrong, and the message is kept as dead."""
+    name = goal_id or "unknown"
+    body = {
+        "event_id": f"{name}:refused", "seq": 0, "goal_id": name, "owner": owner, "kind": "goal.refused",
+        "task_id": None, "at": datetime.now(UTC).isoformat(),
+        "data": {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint},
+    }  # fmt: skip
+    try:
+        await client.jetstream(timeout=10).publish(
+            subjects.event(owner, name, "goal.refused"), json.dumps(body).encode()
+        )
+    except (NatsError, JetStreamError, TimeoutError) as failure:
+        log.error("a refusal was not published", error=repr(failure))
+    await bury(client, subjects.GOALS, payload, error.code, str(error))
 
 
 async def bury_undeliverable(client: Client, message: Msg) -> None:

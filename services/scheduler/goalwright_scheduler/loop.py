@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import asyncpg
 import structlog
 from goalwright_shared import subjects, topology
-from goalwright_shared.errors import GoalwrightError, Refused
+from goalwright_shared.errors import Refused
 from goalwright_shared.messages import Failed, GoalAnswer, Lane, TaskError
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -46,7 +46,7 @@ from goalwright_scheduler.change import (
     VotesCast,
 )
 from goalwright_scheduler.core.states import GoalStatus
-from goalwright_scheduler.intake import bury
+from goalwright_scheduler.intake import bury, refuse_publish
 from goalwright_scheduler.items import Control, Item, Outcomes, Presence, Submission
 from goalwright_scheduler.memory import Memory
 from goalwright_scheduler.outcomes import Arrived
@@ -122,6 +122,7 @@ class Loop:
         self._behind: tuple[relay.Done, Change, list[Msg]] | None = None  # committed, and to be told
         self._told_at = 0.0  # when events and acks were last sent
         self._acks: list[Msg] = []  # of what is committed
+        self._left_out: list[tuple[str, Exception]] = []  # of a tick, with why
         self._stopping = False  # `wait_for` inside nats-py may swallow a cancel that races with a reply
         self._credit_pause = _CREDIT_FIRST
         self.arrivals = Arrivals(settings.batch, self._gathers)
@@ -249,13 +250,19 @@ class Loop:
             raise
         except Exception as error:
             await self._memory.load(self._db)
-            if len(items) > 1:
+            if tick:
+                log.warning("a tick failed and is done one by one", error=repr(error))
+                if items:
+                    await self.turn(items, tick=False)
+                await self._commit([], tick=True, apart=True)
+            elif len(items) > 1:
                 half = len(items) // 2
                 log.warning("a batch failed and is halved", size=len(items), error=repr(error))
-                await self.turn(items[:half], tick=tick)
+                await self.turn(items[:half], tick=False)
                 await self.turn(items[half:], tick=False)
             elif items:
-                log.exception("an item failed")
+                await self._commit([], tick=False)  # the fault is the item's: without it a turn is fine
+                log.error("an item failed", exc_info=error)
                 await self._reject(items[0], error)
             else:
                 raise
@@ -318,7 +325,8 @@ class Loop:
         await self._memory.take(change, self._in_turn)
         await self._tell(change, _Answers(acks=messages), at_once=at_once)
 
-    async def _commit(self, items: Sequence[Item], *, tick: bool) -> None:
+    async def _commit(self, items: Sequence[Item], *, tick: bool, apart: bool = False) -> None:
+        """One transaction. With `apart`, what is due is done each by itself, and what cannot be done is left out."""
         answers = _Answers()
         self._published += self._publisher.settled()
         if tick:
@@ -328,7 +336,7 @@ class Loop:
             await self._apply(change, items, answers)
             await self._memory.admissions.review(change, self._memory.short_goals, look=tick)
             if tick:
-                await self._sweep(change)
+                await self._sweep(change, apart=apart)
             while any(task.screened for task in change.ready):
                 await twins.screen(change)
                 await follow(change)
@@ -341,6 +349,9 @@ class Loop:
             await dispatch.store_rates(change)
             await change.flush_events()
         self._published.clear()
+        while self._left_out:  # told now: a long story must not hold up a transaction
+            name, error = self._left_out.pop()
+            log.error("what was due could not be done and is left out", what=name, exc_info=error)
         if tick:
             self._day = change.now.astimezone(UTC).date()
         await self._memory.take(change, self._db)
@@ -447,7 +458,7 @@ class Loop:
                 change.now,
             )
 
-    async def _sweep(self, change: Change) -> None:
+    async def _sweep(self, change: Change, *, apart: bool) -> None:
         if self._day != change.now.astimezone(UTC).date():
             await accounts.begin_day(change, witnessed=self._day is not None)
         if self._work_was_lost:
@@ -457,8 +468,24 @@ class Loop:
             unconfirmed=frozenset(self._publisher.unconfirmed()),
             lost_before=self._work_lost_at,
         )
-        await sweep.sweep(change, leases, self._memory.due(change.now, sweep.AT_ONCE))
+        due = self._memory.due(change.now, sweep.AT_ONCE)
+        await sweep.sweep(change, leases, due, partial(self._apart, change) if apart else None)
         await follow(change)
+
+    async def _apart(self, change: Change, name: str, act: sweep.Act) -> bool:
+        """Do it by itself, or not at all: one that cannot be done must not stop all others for good."""
+        part = change.fork()
+        try:
+            async with self._db.transaction():
+                await act(part)
+                await follow(part)
+        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError):
+            raise
+        except Exception as error:
+            self._left_out.append((name, error))
+            return False
+        change.merge(part)
+        return True
 
     async def _settle(self, change: Change, *, tick: bool) -> None:
         await change.flush_bills()
@@ -569,22 +596,3 @@ async def follow(change: Change) -> None:
                 row = (await change.load([task])).get(task)
                 if row is not None and row.parent is not None:
                     await tasks.skip_orphans(change, row.parent, row.generation)
-
-
-async def refuse_publish(
-    client: Client, owner: str, goal_id: str | None, payload: bytes, error: GoalwrightError
-) -> None:
-    """A plain publish cannot be answered: an event says what was wrong, and the message is kept as dead."""
-    name = goal_id or "unknown"
-    body = {
-        "event_id": f"{name}:refused", "seq": 0, "goal_id": name, "owner": owner, "kind": "goal.refused",
-        "task_id": None, "at": datetime.now(UTC).isoformat(),
-        "data": {"code": error.code, "message": error.message, "field": error.field, "hint": error.hint},
-    }  # fmt: skip
-    try:
-        await client.jetstream(timeout=10).publish(
-            subjects.event(owner, name, "goal.refused"), json.dumps(body).encode()
-        )
-    except (NatsError, JetStreamError, TimeoutError) as failure:
-        log.error("a refusal was not published", error=repr(failure))
-    await bury(client, subjects.GOALS, payload, error.code, str(error))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
+import asyncpg
 from goalwright_shared.messages import TaskError
 
 from goalwright_scheduler import closing, control, goals, tasks
@@ -36,8 +38,14 @@ class Leases:
     lost_before: datetime | None = None
 
 
-async def sweep(change: Change, leases: Leases, due: Sequence[int]) -> None:
-    """One pass; `due` are the tasks whose time may have come."""
+Act = Callable[[Change], Awaitable[None]]
+Apart = Callable[[str, Act], Awaitable[bool]]
+"""Does something by itself, in the words of the first argument; False when it could not be done."""
+
+
+async def sweep(change: Change, leases: Leases, due: Sequence[int], apart: Apart | None = None) -> None:
+    """One pass; `due` are the tasks whose time may have come. With `apart`, each is looked at by itself, and what
+    cannot be done is left out; without, it fails the pass."""
     rows = await change.fetch("expired", due) if due else []
     rows = sorted(rows, key=lambda row: (row["due_at"], row["id"]))  # who is first due, first
     over = [row["id"] for row in rows if row["due_at"] <= change.now and row["state"] != State.RETRY_WAIT]
@@ -48,27 +56,56 @@ async def sweep(change: Change, leases: Leases, due: Sequence[int]) -> None:
     change.due += [  # until it waits for no time any more
         (row["due_at"] if row["due_at"] > change.now else later, row["id"]) for row in rows
     ]
-    for task in (await change.load(over)).values():
-        if task.state is State.PARKED:
-            await _unanswered(change, task)
-        elif task.id in leases.unconfirmed:
-            await _begin_lease(change, task)
-        elif leases.expire:
-            await _expired(change, task, leases.lost_before)
+    if apart is None:
+        for task in (await change.load(over)).values():
+            await _over(change, task, leases)
+    else:
+        for id in over:
+            if not await apart(f"task {id}", partial(_over_by_id, id, leases)):
+                await apart(f"the end of task {id}", partial(_give_up, id))
     ended = await change.db.fetch(
         """SELECT num, reason, closing, deadline <= $1 AS late FROM goal
            WHERE finished_at IS NULL AND (deadline <= $1 OR ask_until <= $1) LIMIT 100""",
         change.now,
     )
     for goal in ended:
-        if goal["late"] or goal["closing"] is not None:
-            why = "deadline passed" if goal["late"] else goal["reason"]
-            await goals.finish(change, goal["num"], GoalStatus.PARTIAL, why)
+        if apart is None:
+            await _end(goal, change)
         else:
-            await closing.conclude(
-                change, goal["num"], f"{_PAUSED[goal['reason']]}, and nobody answered in time"
-            )
+            await apart(f"goal {goal['num']}", partial(_end, goal))
     await closing.finish_closed(change)
+
+
+async def _over_by_id(id: int, leases: Leases, change: Change) -> None:
+    await _over(change, (await change.load([id]))[id], leases)
+
+
+async def _over(change: Change, row: TaskRow, leases: Leases) -> None:
+    """The time of a question or of a dispatch is over."""
+    if row.state is State.PARKED:
+        await _unanswered(change, row)
+    elif row.id in leases.unconfirmed:
+        await _begin_lease(change, row)
+    elif leases.expire:
+        await _expired(change, row, leases.lost_before)
+
+
+async def _give_up(id: int, change: Change) -> None:
+    """A task with which that cannot be done for which it is time has failed."""
+    row = (await change.load([id]))[id]
+    error = TaskError(code="cannot_apply", message="what was due could not be done", retryable=False)
+    if row.state is State.PARKED:
+        await _fail_question(change, row, error)
+    else:
+        await tasks.fail(change, row, error)
+
+
+async def _end(goal: asyncpg.Record, change: Change) -> None:
+    if goal["late"] or goal["closing"] is not None:
+        why = "deadline passed" if goal["late"] else goal["reason"]
+        await goals.finish(change, goal["num"], GoalStatus.PARTIAL, why)
+    else:
+        await closing.conclude(change, goal["num"], f"{_PAUSED[goal['reason']]}, and nobody answered in time")
 
 
 async def _unanswered(change: Change, row: TaskRow) -> None:
@@ -78,6 +115,10 @@ async def _unanswered(change: Change, row: TaskRow) -> None:
         await control.answer(change, row, default)
         return
     error = TaskError(code="unanswered", message="nobody answered in time", retryable=False)
+    await _fail_question(change, row, error)
+
+
+async def _fail_question(change: Change, row: TaskRow, error: TaskError) -> None:
     change.emit(
         row.goal, "task.failed", row.id,
         key=row.key, lane=row.lane, epoch=row.epoch, failures=row.failures + 1, final=True,
