@@ -84,7 +84,7 @@ async def test_answers_are_kept_while_the_fault_is_not_theirs(
     async def bury(message: Any) -> None:
         dead.append(json.loads(message.data))
 
-    await system.client.subscribe("dead.>", cb=bury)
+    await (await system.service()).subscribe("dead.>", cb=bury)
     goal = await system.submit(plan={"tasks": chain("custom.a", "x", "y")})
     await is_ill.wait()
     await asyncio.sleep(1)  # it is tried again and again

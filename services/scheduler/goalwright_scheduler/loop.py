@@ -481,7 +481,7 @@ class Loop:
                 await follow(part)
         except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, others must go on
             self._left_out.append((name, error))
             return False
         change.merge(part)
