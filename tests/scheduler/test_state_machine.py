@@ -858,6 +858,15 @@ FOUND: dict[str, Story] = {
         ("pull", {"everywhere": False, "slots": 3, "which": 7}), ("tick", {"seconds": 1}),
         ("expand", {"which": 0, "drawn": [(1, 89, 10)], "continues": False}),
     ],
+    "a task that a revision adds, wires anew and ranks goes out by its new rank": [
+        a_plan((0, 100, 1), (0, 122, 1), slots=2),
+        ("expand_impossibly", {"how": 0, "which": 0}),
+        ("pull", {"everywhere": False, "slots": 1, "which": 0}),
+        ("revise", {"drawn": [(0, 0, 0), (0, 78, 8), (0, 0, 0), (0, 82, 2), (0, 2, 0)], "dropped": 3, "of": 0,
+                    "stale": False, "which": 0}),
+        ("revise", {"drawn": [(0, 107, 4), (0, 126, 10)], "dropped": 4, "of": 0, "stale": False, "which": 0}),
+        ("fail", {"how": "crash", "usage": 0, "which": 0}),
+    ],
     "what a judge was to make is made by several of which one is judged": [
         a_plan((1, 0, 8), (0, 1, 0), (0, 1, 0), slots=1),
         ("ask_of_a_task", {"verb": "replan", "which": 26}),

@@ -47,11 +47,16 @@ async def rerank(
     _, values = await deliverables(change, target.id)
     starts = _starts(change, target, [spec for spec in specs if spec.key in ids], compiled, values)
     moved = await change.fetch("rerank", [ids[key] for key in starts], list(starts.values()))
-    ranks = {row["id"]: row for row in moved if row["state"] == State.READY}
-    change.ready = [
-        task._replace(rank=ranks.pop(task.id)["rank"]) if task.id in ranks else task for task in change.ready
+    ranks = {row["id"]: row["rank"] for row in moved if row["state"] == State.READY}
+    change.ready = [  # one may be in it twice: added, and then wired anew
+        task._replace(rank=ranks.get(task.id, task.rank)) for task in change.ready
     ]
-    change.ready += [Ready(row["id"], row["goal"], row["lane"], row["rank"]) for row in ranks.values()]
+    known = {task.id for task in change.ready}
+    change.ready += [
+        Ready(row["id"], row["goal"], row["lane"], row["rank"])
+        for row in moved
+        if row["id"] in ranks and row["id"] not in known
+    ]
 
 
 async def deliverables(change: Change, root: int) -> tuple[set[str], dict[str, float]]:
