@@ -39,7 +39,7 @@ async def test_budget_holds_at_every_commit(world: System, tasks: int, kills: in
     assert (ended["status"], ended["counts"]) == ("done", {"succeeded": tasks + 1})
     most, beyond, changes = await witness.money_seen(world.dsn)
     assert beyond == 0, f"{most} were spent and held"  # at a cap that was reached, and never beyond
-    assert changes > tasks
+    assert changes > tasks / 4, "a turn takes some answers at once, not all"
     assert paid > 1
     ledger = await world.request("query.ledger", {"goal_id": goal})
     assert ledger["held_usd"] == 0
